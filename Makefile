@@ -1,0 +1,41 @@
+# make quickstart: learn on a real clip, compare the policies, write runs/quickstart.
+# make test: every test that needs no GPU.
+# PYTHON=... picks another interpreter; pip's own PIP_* settings are inherited.
+
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+OUT ?= benchmarks/results
+
+.PHONY: quickstart test lint gpu-check bench venv clean
+
+quickstart: venv
+	$(BIN)/python train.py --config configs/quickstart.py
+	$(BIN)/python evaluate.py --config configs/quickstart.py --checkpoint runs/quickstart/checkpoints
+
+test: venv
+	$(BIN)/python -m pytest -q
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Runs in the environment at hand, with its JAX: installs nothing.
+gpu-check:
+	BC_JAX_TEST_PLATFORM=cuda,cpu $(PYTHON) -m pytest -q -m gpu tests
+	$(PYTHON) -m benchmarks.gpu_check --output $(OUT)
+
+bench: venv
+	$(BIN)/python -m benchmarks.run --output $(OUT)
+
+venv: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,data]'
+	@touch $@
+
+clean:
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info runs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,49 @@
+"""What every test runs under: the platform, strict rank promotion, a compilation cache."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Set in the environment, before jax is imported, so that subprocesses inherit them.
+# BC_JAX_TEST_PLATFORM=cuda,cpu runs the tests on a GPU.
+if "BC_JAX_TEST_PLATFORM" in os.environ:
+    os.environ["JAX_PLATFORMS"] = os.environ["BC_JAX_TEST_PLATFORM"]
+else:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def _gpu_missing() -> str | None:
+    """Why the GPU tests cannot run, or None."""
+    asked = os.environ["JAX_PLATFORMS"]
+    try:
+        platform = jax.default_backend()
+    except RuntimeError as error:
+        return f"needs a GPU, and jax finds none with JAX_PLATFORMS={asked}: {error}"
+    if platform == "gpu":
+        return None
+    return (
+        f"needs a GPU, and jax runs on {platform} with JAX_PLATFORMS={asked}; "
+        "where there is one, say BC_JAX_TEST_PLATFORM=cuda,cpu"
+    )
+
+
+def pytest_collection_modifyitems(items):
+    marked = [item for item in items if "gpu" in item.keywords]
+    reason = _gpu_missing() if marked else None
+    if reason:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
