@@ -1,0 +1,90 @@
+"""Layers that several networks share, with PyTorch's padding and sampling conventions."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Dtype = Any
+
+
+def conv(
+    features: int,
+    size: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    use_bias: bool = False,
+    dtype: Dtype = jnp.float32,
+    name: str | None = None,
+) -> nn.Conv:
+    """A convolution padded by `dilation * (size // 2)` on every side, whatever the input's size.
+
+    'SAME' would pad a strided convolution unevenly on even sizes, which PyTorch's weights do not
+    expect.
+    """
+    pad = dilation * (size // 2)
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        kernel_dilation=(dilation, dilation),
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=nn.initializers.he_normal(),
+        name=name,
+    )
+
+
+class PReLU(nn.Module):
+    """`max(x, 0) + alpha * min(x, 0)` with one learnt `alpha` per channel.
+
+    Args of `__call__`: x, float [..., C]. Returns an array of the same shape, of type `dtype`.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        alpha = self.param("alpha", nn.initializers.constant(0.25), (x.shape[-1],))
+        alpha = alpha.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        return jnp.maximum(x, 0) + alpha * jnp.minimum(x, 0)
+
+
+def _pooling_matrix(size: int, cells: int) -> np.ndarray:
+    """Row i averages the pixels floor(i*size/cells) .. ceil((i+1)*size/cells) - 1."""
+    matrix = np.zeros((cells, size), np.float32)
+    for i in range(cells):
+        start, stop = i * size // cells, -(-(i + 1) * size // cells)
+        matrix[i, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+def adaptive_avg_pool(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """Average over a grid of cells which cover the image, overlapping where they must.
+
+    Args:
+      x: float [N, H, W, C].
+      grid: cells down and across, (Gh, Gw); may exceed (H, W).
+
+    Returns:
+      [N, Gh, Gw, C], of x's dtype.
+    """
+    (height, width), (down, across) = x.shape[1:3], grid
+    if height % down == 0 and width % across == 0:
+        window = (height // down, width // across)
+        return nn.avg_pool(x, window, strides=window)
+    rows = jnp.asarray(_pooling_matrix(height, down), x.dtype)
+    columns = jnp.asarray(_pooling_matrix(width, across), x.dtype)
+    exact = jax.lax.Precision.HIGHEST
+    x = jnp.einsum("gh,nhwc->ngwc", rows, x, precision=exact)
+    return jnp.einsum("gw,nhwc->nhgc", columns, x, precision=exact)
+
+
+def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Resize [N, H, W, C] to `size` = (h, w), bilinear, pixel centres at half (align_corners=False)."""
+    shape = (x.shape[0], *size, x.shape[-1])
+    return jax.image.resize(x, shape, "bilinear", antialias=False)

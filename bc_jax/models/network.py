@@ -1,0 +1,139 @@
+"""`load`: a network by name, ready for frames as they come from a video."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import cityscapes
+from .espnet import ESPNet
+from .variables import Variables, check_variables, read_variables
+
+_WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A segmentation network with its parameters.
+
+    Attributes:
+      name: as given to `load`.
+      apply_fn: `apply_fn(params, frames) -> logits`; frames are RGB [N, H, W, 3], uint8 or float in
+        [0, 1]; logits are [N, H/stride, W/stride, classes]. Pure, and the same function object for
+        every network of the same architecture and options, so compiled programs are shared.
+      params: {'params': ..., 'batch_stats': ...}.
+      class_names: one name per class.
+      palette: uint8 [classes, 3], an RGB colour per class.
+      stride: side, in pixels of the frame, of one cell of the logits.
+    """
+
+    name: str
+    apply_fn: Callable[[Any, jax.Array], jax.Array]
+    params: Variables
+    class_names: tuple[str, ...]
+    palette: np.ndarray
+    stride: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Normalisation:
+    """`(x - mean) / std` per channel, for x in [0, 1], in the order RGB or BGR."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    bgr: bool = False
+
+    def __call__(self, frames: jax.Array) -> jax.Array:
+        x = _unit_range(frames)
+        if self.bgr:
+            # Slices put side by side, which act on channels alone; a reversal need not.
+            x = jnp.concatenate([jax.lax.slice_in_dim(x, c, c + 1, axis=-1) for c in (2, 1, 0)], -1)
+        mean = jnp.asarray(self.mean, x.dtype).reshape(1, 1, 1, 3)
+        std = jnp.asarray(self.std, x.dtype).reshape(1, 1, 1, 3)
+        return (x - mean) / std
+
+
+def _unit_range(frames: jax.Array) -> jax.Array:
+    """Frames as float32 in [0, 1]."""
+    if frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"frames of shape {tuple(frames.shape)}: RGB frames are [N, H, W, 3]")
+    if frames.dtype == jnp.uint8:
+        return jnp.asarray(frames).astype(jnp.float32) / 255
+    if jnp.issubdtype(frames.dtype, jnp.floating):
+        return jnp.asarray(frames).astype(jnp.float32)
+    raise ValueError(f"frames of type {frames.dtype}: give uint8, or floating point in [0, 1]")
+
+
+_IMAGENET = _Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+# Its authors divide ((0..255) - mean) / std by 255 once more.
+_ESPNET = _Normalisation(
+    mean=(72.3923111 / 255, 82.90893555 / 255, 73.15840149 / 255),
+    std=(45.3192215, 46.15289307, 44.91483307),
+    bgr=True,
+)
+
+
+@functools.cache
+def _apply_function(module: nn.Module, normalise: _Normalisation) -> Callable:
+    def apply_fn(params, frames):
+        return module.apply(params, normalise(frames), train=False)
+
+    return apply_fn
+
+
+def _load_espnet(name: str, key: jax.Array | None, params: Variables | None, options) -> Network:
+    module = ESPNet(**options)
+    if params is None:
+        if key is not None:
+            raise ValueError(f"{name} comes with its weights: it takes no key")
+        params = read_variables(_WEIGHTS / "espnet_cityscapes.npz")
+        params = jax.tree.map(jnp.asarray, params)
+    return _network(name, module, _ESPNET, params, stride=1)
+
+
+def _network(
+    name: str, module: nn.Module, normalise: _Normalisation, params: Variables, *, stride: int
+) -> Network:
+    frame = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    expected = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros(frame.shape)))
+    check_variables(params, expected, f"parameters for {name}")
+    return Network(
+        name=name,
+        apply_fn=_apply_function(module, normalise),
+        params=params,
+        class_names=cityscapes.class_names(module.num_classes),
+        palette=cityscapes.palette(module.num_classes),
+        stride=stride,
+    )
+
+
+_LOADERS = {
+    "espnet_cityscapes": _load_espnet,
+}
+NAMES = tuple(_LOADERS)
+
+
+def load(
+    name: str, *, key: jax.Array | None = None, params: Variables | None = None, **options: Any
+) -> Network:
+    """A network by name, with its parameters.
+
+    Args:
+      name: one of `NAMES`. `espnet_cityscapes` has trained weights; the others start at random.
+      key: a PRNG key for random parameters.
+      params: parameters to use instead, {'params': ..., 'batch_stats': ...}.
+      **options: fields of the module, such as `dtype=jnp.bfloat16`.
+
+    Raises:
+      ValueError: for an unknown name, parameters that do not fit (each is named), or neither a key
+        nor parameters where they are needed.
+    """
+    if name not in _LOADERS:
+        raise ValueError(f"network {name!r} is not known: choose one of {', '.join(NAMES)}")
+    return _LOADERS[name](name, key, params, options)
