@@ -8,7 +8,6 @@ import argparse
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -146,7 +145,9 @@ def load_state_dict(path: str) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise ImportError("reading a PyTorch checkpoint needs PyTorch: pip install torch") from error
+        raise ImportError(
+            "reading a PyTorch checkpoint needs PyTorch: pip install torch"
+        ) from error
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     for entry in ("state_dict", "model_state", "model"):
         if isinstance(checkpoint.get(entry), Mapping):

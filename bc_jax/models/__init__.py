@@ -2,6 +2,7 @@
 
 from .espnet import ESPNet
 from .network import NAMES, Network, load
+from .swiftnet import SwiftNet
 from .variables import read_variables, write_variables
 
-__all__ = ["NAMES", "ESPNet", "Network", "load", "read_variables", "write_variables"]
+__all__ = ["NAMES", "ESPNet", "Network", "SwiftNet", "load", "read_variables", "write_variables"]

@@ -4,16 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import Dtype, PReLU, conv
+from .layers import Dtype, PReLU, batch_norm, conv
 
 DILATIONS = (1, 2, 4, 8, 16)
+EPSILON = 1e-3  # of every batch norm
 STRIDE = 8  # of the deepest features; the frame's sides are multiples of it
-
-
-def _batch_norm(train: bool, dtype: Dtype, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-3, dtype=dtype, name=name
-    )
 
 
 def _upsample(features: int, dtype: Dtype, name: str) -> nn.ConvTranspose:
@@ -28,17 +23,20 @@ def _half(x: jax.Array) -> jax.Array:
 
 
 class BR(nn.Module):
-    """Batch norm and PReLU: float [N, H, W, C] to the same shape."""
+    """Batch norm and PReLU."""
 
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        return PReLU(self.dtype, name="act")(_batch_norm(train, self.dtype, "bn")(x))
+        """Float [N, H, W, C] to the same shape."""
+        return PReLU(self.dtype, name="act")(
+            batch_norm(train, self.dtype, "bn", epsilon=EPSILON)(x)
+        )
 
 
 class CBR(nn.Module):
-    """3x3 convolution, batch norm and PReLU: [N, H, W, C] to [N, H/stride, W/stride, features]."""
+    """3x3 convolution, batch norm and PReLU."""
 
     features: int
     stride: int = 1
@@ -46,8 +44,11 @@ class CBR(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Float [N, H, W, C] to [N, H/stride, W/stride, features]."""
         x = conv(self.features, 3, stride=self.stride, dtype=self.dtype, name="conv")(x)
-        return PReLU(self.dtype, name="act")(_batch_norm(train, self.dtype, "bn")(x))
+        return PReLU(self.dtype, name="act")(
+            batch_norm(train, self.dtype, "bn", epsilon=EPSILON)(x)
+        )
 
 
 class ESPBlock(nn.Module):
@@ -55,7 +56,6 @@ class ESPBlock(nn.Module):
 
     A block with `downsample` reduces with a 3x3 stride-2 convolution, else with a 1x1 one; one with
     `residual` adds its input before the last batch norm and PReLU.
-    [N, H, W, C] to [N, H, W, features], or half of H and W.
     """
 
     features: int
@@ -65,6 +65,7 @@ class ESPBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Float [N, H, W, C] to [N, H, W, features], or half of H and W."""
         width = self.features // 5
         size, stride = (3, 2) if self.downsample else (1, 1)
         reduced = conv(width, size, stride=stride, dtype=self.dtype, name="c1")(x)
@@ -90,10 +91,7 @@ class ESPBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """ESPNet-C: frames to features at strides 2 and 4, and class scores at stride 8.
-
-    Returns (half [N, H/2, W/2, 16], quarter [N, H/4, W/4, 131], scores [N, H/8, W/8, num_classes]).
-    """
+    """ESPNet-C: features at strides 2 and 4, and class scores at stride 8."""
 
     num_classes: int
     depth2: int
@@ -102,6 +100,10 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Float [N, H, W, 3] to (half, quarter, scores).
+
+        Their shapes: [N, H/2, W/2, 16], [N, H/4, W/4, 131], [N, H/8, W/8, num_classes].
+        """
         dtype = self.dtype
         half = CBR(16, stride=2, dtype=dtype, name="level1")(x, train=train)
         x_half = _half(x)
@@ -131,14 +133,11 @@ class Encoder(nn.Module):
 class ESPNet(nn.Module):
     """ESPNet with its decoder: class scores for every pixel.
 
-    `depth2` and `depth3` are the paper's p and q. Inference: `apply(variables, x, train=False)`;
-    training needs `mutable=["batch_stats"]`.
-
-    Args of `__call__`:
-      x: float [N, H, W, 3], normalised frames; H and W multiples of 8.
-      train: whether batch norm uses (and updates) the batch's own statistics.
-
-    Returns logits, `dtype` [N, H, W, num_classes]. Raises ValueError for other sizes.
+    Attributes:
+      num_classes: number of classes.
+      depth2: number of residual ESP blocks at stride 4, the paper's p.
+      depth3: number of residual ESP blocks at stride 8, the paper's q.
+      dtype: of the computation; parameters are float32.
     """
 
     num_classes: int = 20
@@ -148,6 +147,19 @@ class ESPNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Class scores of frames.
+
+        Args:
+          x: float [N, H, W, 3], normalised frames; H and W multiples of 8.
+          train: whether batch norm uses the batch's own statistics, and updates the running ones
+            if `apply` is given `mutable=["batch_stats"]`.
+
+        Returns:
+          Logits, of type `dtype`, [N, H, W, num_classes].
+
+        Raises:
+          ValueError: if H or W is not a multiple of 8.
+        """
         height, width = x.shape[1:3]
         if height % STRIDE or width % STRIDE:
             raise ValueError(
@@ -158,7 +170,7 @@ class ESPNet(nn.Module):
         encoder = Encoder(classes, self.depth2, self.depth3, dtype, name="encoder")
         half, quarter, scores = encoder(x.astype(dtype), train=train)
 
-        scores = _batch_norm(train, dtype, "scores_bn")(scores)
+        scores = batch_norm(train, dtype, "scores_bn", epsilon=EPSILON)(scores)
         scores = _upsample(classes, dtype, "scores_up")(scores)
         quarter = conv(classes, 1, dtype=dtype, name="quarter_project")(quarter)
         quarter = jnp.concatenate([quarter, scores], axis=-1)

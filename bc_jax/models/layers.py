@@ -34,21 +34,28 @@ def conv(
         kernel_dilation=(dilation, dilation),
         use_bias=use_bias,
         dtype=dtype,
-        kernel_init=nn.initializers.he_normal(),
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
         name=name,
     )
 
 
-class PReLU(nn.Module):
-    """`max(x, 0) + alpha * min(x, 0)` with one learnt `alpha` per channel.
+def batch_norm(
+    train: bool, dtype: Dtype, name: str, *, momentum: float = 0.9, epsilon: float = 1e-5
+) -> nn.BatchNorm:
+    """Batch norm over all but the channels; `momentum` is the old statistics' share."""
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=momentum, epsilon=epsilon, dtype=dtype, name=name
+    )
 
-    Args of `__call__`: x, float [..., C]. Returns an array of the same shape, of type `dtype`.
-    """
+
+class PReLU(nn.Module):
+    """`max(x, 0) + alpha * min(x, 0)` with one learnt `alpha` per channel."""
 
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Float [..., C] to the same shape."""
         alpha = self.param("alpha", nn.initializers.constant(0.25), (x.shape[-1],))
         alpha = alpha.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
         return jnp.maximum(x, 0) + alpha * jnp.minimum(x, 0)
@@ -85,6 +92,6 @@ def adaptive_avg_pool(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
 
 
 def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Resize [N, H, W, C] to `size` = (h, w), bilinear, pixel centres at half (align_corners=False)."""
+    """Resize [N, H, W, C] to `size` = (h, w), bilinear, as PyTorch with align_corners=False."""
     shape = (x.shape[0], *size, x.shape[-1])
     return jax.image.resize(x, shape, "bilinear", antialias=False)

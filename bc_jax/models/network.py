@@ -13,7 +13,8 @@ import numpy as np
 
 from . import cityscapes
 from .espnet import ESPNet
-from .variables import Variables, check_variables, read_variables
+from .swiftnet import SwiftNet
+from .variables import Variables, check_variables, random_variables, read_variables
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -87,36 +88,28 @@ def _apply_function(module: nn.Module, normalise: _Normalisation) -> Callable:
     return apply_fn
 
 
-def _load_espnet(name: str, key: jax.Array | None, params: Variables | None, options) -> Network:
-    module = ESPNet(**options)
-    if params is None:
-        if key is not None:
-            raise ValueError(f"{name} comes with its weights: it takes no key")
-        params = read_variables(_WEIGHTS / "espnet_cityscapes.npz")
-        params = jax.tree.map(jnp.asarray, params)
-    return _network(name, module, _ESPNET, params, stride=1)
+def _espnet_weights() -> Variables:
+    """ESPNet p=2 q=8, trained on Cityscapes by its authors (see weights/ESPNET_LICENSE)."""
+    return read_variables(_WEIGHTS / "espnet_cityscapes.npz")
 
 
-def _network(
-    name: str, module: nn.Module, normalise: _Normalisation, params: Variables, *, stride: int
-) -> Network:
-    frame = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    expected = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros(frame.shape)))
-    check_variables(params, expected, f"parameters for {name}")
-    return Network(
-        name=name,
-        apply_fn=_apply_function(module, normalise),
-        params=params,
-        class_names=cityscapes.class_names(module.num_classes),
-        palette=cityscapes.palette(module.num_classes),
-        stride=stride,
-    )
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """What `load` knows of a name: how to build the module, and whether weights come with it."""
+
+    module: Callable[..., nn.Module]
+    normalise: _Normalisation
+    stride: int
+    weights: Callable[[], Variables] | None = None
 
 
-_LOADERS = {
-    "espnet_cityscapes": _load_espnet,
+_ENTRIES = {
+    "espnet_cityscapes": _Entry(ESPNet, _ESPNET, stride=1, weights=_espnet_weights),
+    "swiftnet_rn18": _Entry(functools.partial(SwiftNet, "resnet18"), _IMAGENET, stride=4),
+    "swiftnet_rn34": _Entry(functools.partial(SwiftNet, "resnet34"), _IMAGENET, stride=4),
+    "swiftnet_rn50": _Entry(functools.partial(SwiftNet, "resnet50"), _IMAGENET, stride=4),
 }
-NAMES = tuple(_LOADERS)
+NAMES = tuple(_ENTRIES)
 
 
 def load(
@@ -126,14 +119,39 @@ def load(
 
     Args:
       name: one of `NAMES`. `espnet_cityscapes` has trained weights; the others start at random.
-      key: a PRNG key for random parameters.
+      key: a PRNG key for random parameters, where no trained ones come with the name.
       params: parameters to use instead, {'params': ..., 'batch_stats': ...}.
       **options: fields of the module, such as `dtype=jnp.bfloat16`.
 
     Raises:
-      ValueError: for an unknown name, parameters that do not fit (each is named), or neither a key
-        nor parameters where they are needed.
+      ValueError: for an unknown name, parameters that do not fit (each is named), or not exactly
+        one source of parameters.
     """
-    if name not in _LOADERS:
+    if name not in _ENTRIES:
         raise ValueError(f"network {name!r} is not known: choose one of {', '.join(NAMES)}")
-    return _LOADERS[name](name, key, params, options)
+    entry = _ENTRIES[name]
+    module = entry.module(**options)
+
+    template = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    if params is None and entry.weights is not None:
+        if key is not None:
+            raise ValueError(f"{name} comes with its weights: it takes no key")
+        params = entry.weights()
+    if params is None:
+        if key is None:
+            raise ValueError(
+                f"{name} has no weights of its own: give key=jax.random.key(0) for random ones, or "
+                "params="
+            )
+        params = random_variables(key, template)
+    else:
+        check_variables(params, template, f"parameters of {name}")
+        params = jax.tree.map(jnp.asarray, params)
+    return Network(
+        name=name,
+        apply_fn=_apply_function(module, entry.normalise),
+        params=params,
+        class_names=cityscapes.class_names(module.num_classes),
+        palette=cityscapes.palette(module.num_classes),
+        stride=entry.stride,
+    )

@@ -1,10 +1,15 @@
-"""A network's variables in one `.npz` file: flat names such as `params/encoder/b1/bn/scale`."""
+"""A network's variables: drawn at random, checked, and kept in one `.npz` file.
+
+Flat names are such as `params/encoder/b1/bn/scale`.
+"""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -29,6 +34,34 @@ def read_variables(path: str | os.PathLike) -> Variables:
     """Read what `write_variables` wrote: {'params': ..., 'batch_stats': ...} of NumPy arrays."""
     with np.load(path, allow_pickle=False) as file:
         return traverse_util.unflatten_dict(dict(file), sep="/")
+
+
+_CONSTANTS = {"scale": 1.0, "var": 1.0, "bias": 0.0, "mean": 0.0, "alpha": 0.25}
+
+
+def random_variables(key: jax.Array, template: Mapping[str, Any]) -> Variables:
+    """Variables distributed as the modules' own initialisers have them, but all from one draw.
+
+    A draw per layer, as in `module.init`, is a program that takes ten seconds to compile.
+
+    Args:
+      key: a PRNG key.
+      template: nested variables of anything that has a shape, as `jax.eval_shape` gives them.
+    """
+    leaves = flatten(template)
+    kernels = {name: leaf for name, leaf in leaves.items() if name.endswith("/kernel")}
+    ends = np.cumsum([leaf.size for leaf in kernels.values()])
+    numbers = np.asarray(jax.random.normal(key, (int(ends[-1]),)))
+    result = {
+        name: np.full(leaf.shape, _CONSTANTS[name.rsplit("/", 1)[1]], np.float32)
+        for name, leaf in leaves.items()
+        if name not in kernels
+    }
+    for end, (name, leaf) in zip(ends, kernels.items(), strict=True):
+        height, width, _, features = leaf.shape
+        deviation = (2 / (height * width * features)) ** 0.5
+        result[name] = deviation * numbers[end - leaf.size : end].reshape(leaf.shape)
+    return traverse_util.unflatten_dict(jax.tree.map(jnp.asarray, result), sep="/")
 
 
 def check_variables(given: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:

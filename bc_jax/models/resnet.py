@@ -1,0 +1,81 @@
+"""ResNet (He et al., CVPR 2016) as a backbone: one feature map per stage, before its last ReLU."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .layers import Dtype, batch_norm, conv
+
+# Blocks per stage, and whether they are bottlenecks (1x1, 3x3, 1x1) or basic ones (3x3, 3x3).
+DEPTHS = {
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+}
+_EXPANSION = 4  # of a bottleneck's output over its width
+
+
+class ResidualBlock(nn.Module):
+    """A basic or bottleneck block without its last ReLU, which is the caller's."""
+
+    width: int
+    stride: int = 1
+    bottleneck: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Float [N, H, W, C] to [N, H/stride, W/stride, width], or 4 * width of a bottleneck."""
+        dtype = self.dtype
+        features = self.width * (_EXPANSION if self.bottleneck else 1)
+        # (features, kernel size, stride) of each convolution.
+        if self.bottleneck:
+            convs = ((self.width, 1, 1), (self.width, 3, self.stride), (features, 1, 1))
+        else:
+            convs = ((features, 3, self.stride), (features, 3, 1))
+        residual = x
+        for i, (out, size, stride) in enumerate(convs, start=1):
+            x = conv(out, size, stride=stride, dtype=dtype, name=f"conv{i}")(x)
+            x = batch_norm(train, dtype, f"bn{i}")(x)
+            if i < len(convs):
+                x = nn.relu(x)
+        if residual.shape != x.shape:
+            project = conv(features, 1, stride=self.stride, dtype=dtype, name="downsample_conv")
+            residual = batch_norm(train, dtype, "downsample_bn")(project(residual))
+        return x + residual
+
+
+class ResNet(nn.Module):
+    """ResNet without its classifier; `variant` is a name in `DEPTHS`."""
+
+    variant: str = "resnet18"
+    base_width: int = 64
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
+        """Float [N, H, W, 3] to the four stages' features before their last ReLU.
+
+        They lie at strides 4, 8, 16 and 32. Raises ValueError for an unknown variant.
+        """
+        if self.variant not in DEPTHS:
+            raise ValueError(f"backbone {self.variant!r}: choose one of {', '.join(DEPTHS)}")
+        depths, bottleneck = DEPTHS[self.variant]
+        dtype = self.dtype
+        x = conv(self.base_width, 7, stride=2, dtype=dtype, name="conv1")(x.astype(dtype))
+        x = nn.relu(batch_norm(train, dtype, "bn1")(x))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        stages = []
+        for stage, depth in enumerate(depths):
+            for i in range(depth):
+                block = ResidualBlock(
+                    width=self.base_width * 2**stage,
+                    stride=2 if stage > 0 and i == 0 else 1,
+                    bottleneck=bottleneck,
+                    dtype=dtype,
+                    name=f"layer{stage + 1}_{i}",
+                )
+                before_relu = block(x, train=train)
+                x = nn.relu(before_relu)
+            stages.append(before_relu)
+        return stages
