@@ -1,0 +1,321 @@
+"""What must hold for any network, grid and block: the zoo through the engine.
+
+Tolerance in float32: 1e-4 of the output's largest value. In bfloat16, whose steps are 2^-8 of a
+value, and which tiles may sum in another order: 5e-2 of it.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zoo import assert_close, assert_equal, executed_pixels, frames_of, random_grids
+
+import bc_jax
+
+BFLOAT16 = 5e-2
+FEW = ("strided", "unet_bilinear", "aspp", "squeeze_excite", "pyramid_pooling", "channels")
+
+
+def pair(block) -> tuple[int, int]:
+    return block if isinstance(block, tuple) else (block, block)
+
+
+class Program:
+    """A network of the zoo, dense and block-sparse, each compiled once."""
+
+    def __init__(self, name: str, *, block=None, dtype: str = "float32", capacity=None):
+        if name == "equinox":
+            pytest.importorskip("equinox")
+        self.network = zoo.build(name, dtype)
+        block = pair(block or self.network.block)
+        self.params, self.dtype = self.network.params, self.network.dtype
+        self.tiles = (zoo.H // block[0], zoo.W // block[1])
+        self.sparse = bc_jax.blockcopy(self.network.apply, block_size=block)
+        self.step = jax.jit(functools.partial(self.sparse, capacity=capacity))
+        self.dense = functools.partial(jax.jit(self.network.apply), self.params)
+
+    def start(self, streams: int = zoo.N):
+        return self.sparse.init(self.params, self.frames(0, 1, streams)[0])
+
+    def frames(self, seed: int, count: int, streams: int = zoo.N):
+        return frames_of(seed, count, streams, self.dtype)
+
+    def grids(self, seed: int, count: int, streams: int = zoo.N):
+        return random_grids(count, (streams, *self.tiles), seed)
+
+    def play(self, frames, grids, state=None, step: Callable | None = None):
+        """Outputs and the last state after each frame with its grid."""
+        state, outputs = self.start(frames.shape[1]) if state is None else state, []
+        for frame, grid in zip(frames, grids, strict=True):
+            out, state = (step or self.step)(self.params, state, frame, grid)
+            outputs.append(out)
+        return outputs, state
+
+
+program = functools.cache(Program)
+every_network = pytest.mark.parametrize("name", zoo.NAMES)
+
+
+@every_network
+def test_all_blocks_executed_is_the_dense_network(name):
+    p = program(name)
+    frames, grids = p.frames(0, 3), p.grids(0, 3)
+    grids[2] = True
+    outputs, state = p.play(frames, grids)
+    assert_close(outputs[0], p.dense(frames[0]), where="first frame")
+    assert_close(outputs[2], p.dense(frames[2]), where="after a random grid")
+    assert_equal(state.frames, frames[2])
+
+
+@every_network
+def test_no_block_executed_is_the_previous_output(name):
+    p = program(name)
+    frames, grids = p.frames(1, 3), p.grids(1, 3)
+    grids[2] = False
+    outputs, before = p.play(frames[:2], grids[:2])
+    outputs, after = p.play(frames[2:], grids[2:], before)
+    assert_equal(outputs[0], before.outputs, where="output")
+    assert not after.grid.any()
+    assert_equal(after.replace(grid=before.grid), before, where="state")
+
+
+@every_network
+def test_an_unchanged_frame_is_the_dense_network_for_any_grid(name):
+    p = program(name)
+    frames, grids = np.repeat(p.frames(2, 1), 4, axis=0), p.grids(2, 4)
+    wanted = p.dense(frames[0])
+    for t, out in enumerate(p.play(frames, grids)[0]):
+        assert_close(out, wanted, where=f"frame {t}")
+
+
+@every_network
+def test_blocks_that_are_not_executed_are_copied_and_the_state_says_what_was(name):
+    p = program(name)
+    frames, grids = p.frames(3, 4), p.grids(3, 4)
+    state, previous, pixels = p.start(), None, None
+    for frame, grid in zip(frames, grids, strict=True):
+        (out,), state = p.play(frame[None], grid[None], state)
+        assert_equal(state.grid, grid, where="grid")
+        assert_equal(state.outputs, out, where="outputs")
+        mask = executed_pixels(grid, frame)
+        pixels = frame if pixels is None else np.where(mask, frame, pixels)
+        assert_equal(state.frames, pixels, where="frames")
+        if previous is not None:
+            for new, old in zip(jax.tree.leaves(out), jax.tree.leaves(previous), strict=True):
+                mask = executed_pixels(grid, new)
+                if mask is not None:
+                    assert_equal(np.where(mask, 0, new), np.where(mask, 0, old), where="copies")
+        previous = out
+
+
+@every_network
+def test_a_reset_stream_starts_clean_and_does_not_disturb_the_others(name):
+    p = program(name)
+    frames, grids = p.frames(4, 5), p.grids(4, 5)
+    others = np.array([0, 2])
+    undisturbed, _ = p.play(frames, grids)
+    # Stream 1 turns to another clip at frame 2, and executes all of its first frame.
+    clip = p.frames(5, 5)
+    frames[2:, 1], grids[2, 1] = clip[2:, 1], True
+    reset, _ = p.play(frames, grids)
+    grids[2] = True
+    fresh, _ = p.play(clip[2:], grids[2:])
+
+    def of(streams, outputs):
+        return jax.tree.map(lambda leaf: leaf[streams], outputs)
+
+    for t in range(5):
+        assert_close(of(others, reset[t]), of(others, undisturbed[t]), where=f"frame {t}, others")
+    for t in range(2, 5):
+        assert_close(of([1], reset[t]), of([1], fresh[t - 2]), where=f"frame {t}, reset")
+
+
+@every_network
+def test_explain_names_every_fallback(name):
+    p = program(name)
+    report = p.sparse.explain(p.params, p.frames(0, 1)[0])
+    named = " ".join(str(fallback) for fallback in report.fallbacks)
+    expected = p.network.falls_back
+    if expected == ():
+        assert len(report.fallbacks) == 0, f"{name} needs no fallback, and reports {named}"
+    elif expected is not None:
+        assert any(word in named for word in expected), f"{named!r} names none of {expected}"
+        assert any(word in str(report) for word in expected)
+    state = jax.eval_shape(p.sparse.init, p.params, p.frames(0, 1)[0])
+    leaves = jax.tree.leaves(state)
+    assert report.state_bytes == sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_streams_packed_together_are_streams_alone(name):
+    p = program(name)
+    frames, grids = p.frames(6, 4), p.grids(6, 4)
+    together, _ = p.play(frames, grids)
+    for n in range(zoo.N):
+        alone, _ = p.play(frames[:, n : n + 1], grids[:, n : n + 1])
+        for t, out in enumerate(alone):
+            mine = jax.tree.map(lambda leaf, n=n: leaf[n : n + 1], together[t])
+            assert_close(out, mine, where=f"stream {n}, frame {t}")
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_capacity_beyond_the_count_changes_nothing(name):
+    p = program(name)
+    frames, grids = p.frames(7, 3), p.grids(7, 3)
+    count, total = int(grids[1:].sum(axis=(1, 2, 3)).max()), grids[0].size
+    (_, *full), _ = p.play(frames, grids)
+    _, state = p.play(frames[:1], grids[:1])
+    for capacity in {count, (count + total) // 2, total}:
+        step = jax.jit(functools.partial(p.sparse, capacity=capacity))
+        some, _ = p.play(frames[1:], grids[1:], state, step)
+        for t, (a, b) in enumerate(zip(some, full, strict=True)):
+            assert_close(a, b, where=f"capacity {capacity}, frame {t + 1}")
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_more_blocks_than_the_capacity_execute_the_first_in_row_major_order(name):
+    p = program(name)
+    frames, grids = p.frames(8, 3), p.grids(8, 3)
+    grids[1] = True
+    capacity = grids[0].size // 3 + 1
+    _, state = p.play(frames[:1], grids[:1])
+    kept = grids[1:] & (np.cumsum(grids[1:].reshape(2, -1), axis=1) <= capacity).reshape(
+        grids[1:].shape
+    )
+    wanted, _ = p.play(frames[1:], kept, state)
+    step = jax.jit(functools.partial(p.sparse, capacity=capacity))
+    for t in range(2):
+        (out,), state = p.play(frames[t + 1 : t + 2], grids[t + 1 : t + 2], state, step)
+        assert_equal(state.grid, kept[t], where="grid")
+        assert_close(out, wanted[t], where=f"frame {t + 1}")
+
+
+@pytest.mark.parametrize("block", [(8, 16), (16, 8), (32, 16), (32, 48)])
+@pytest.mark.parametrize("name", ["strided", "transposed"])
+def test_rectangular_blocks(name, block):
+    p = program(name, block=block)
+    frames, grids = p.frames(9, 4), p.grids(9, 4)
+    grids[3] = True
+    outputs, _ = p.play(frames, grids)
+    for t in (0, 3):
+        assert_close(outputs[t], p.dense(frames[t]), where=f"frame {t}")
+    still = np.repeat(frames[:1], 2, axis=0)
+    for out in p.play(still, grids[:2])[0]:
+        assert_close(out, p.dense(frames[0]), where="unchanged frame")
+
+
+@pytest.mark.parametrize(
+    "name", ["plain_cnn", "strided", "unet_bilinear", "pooling", "whole_norms", "channels", "aspp"]
+)
+def test_bfloat16(name):
+    p = program(name, dtype="bfloat16")
+    frames, grids = p.frames(10, 4), p.grids(10, 4)
+    frames[2:] = frames[1]
+    grids[1] = True
+    outputs, state = p.play(frames, grids)
+    assert state.frames.dtype == jnp.bfloat16
+    for t, out in enumerate(outputs):
+        wanted = p.dense(frames[t])
+        for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(wanted), strict=True):
+            assert a.dtype == b.dtype
+            if a.dtype == jnp.bfloat16:
+                assert_close(a, b, tolerance=BFLOAT16, where=f"frame {t}")
+    (copied,), _ = p.play(p.frames(11, 1), np.zeros_like(grids[:1]), state)
+    assert_equal(copied, outputs[-1])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_memory_is_half(dtype):
+    half, single = program("plain_cnn", dtype=dtype), program("plain_cnn")
+
+    def size(p):
+        state = jax.eval_shape(p.sparse.init, p.params, p.frames(0, 1)[0])
+        return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state) if a.dtype != bool)
+
+    assert size(half) == size(single) / 2
+    frames = half.frames(0, 1)
+    (out,), _ = half.play(frames, half.grids(0, 1))
+    assert_close(out, half.dense(frames[0]), tolerance=BFLOAT16)
+
+
+def test_outputs_have_the_dense_shapes_and_types():
+    for name in ("multi_output", "integer_frames", "odd_outputs"):
+        p = program(name)
+        frames = p.frames(0, 1)
+        (out,), state = p.play(frames, p.grids(0, 1))
+        wanted = jax.eval_shape(p.network.apply, p.params, frames[0])
+        for tree in (out, state.outputs):
+            assert jax.tree.map(lambda a: (a.shape, a.dtype), tree) == jax.tree.map(
+                lambda a: (a.shape, a.dtype), wanted
+            )
+
+
+def test_what_is_not_executed_is_not_read():
+    # A camera's broken block: NaN where nothing is executed must stay out of all that is.
+    p = program("plain_cnn")
+    frames, grids = p.frames(12, 3), p.grids(12, 3)
+    wanted, _ = p.play(frames, grids)
+    broken = frames.copy()
+    for t in (1, 2):
+        broken[t] = np.where(executed_pixels(grids[t], frames[t]), frames[t], np.nan)
+    outputs, _ = p.play(broken, grids)
+    for t in range(3):
+        assert_equal(outputs[t], wanted[t], where=f"frame {t}")
+
+
+def test_an_empty_grid_at_any_capacity_copies():
+    p = program("strided")
+    frames, grids = p.frames(13, 2), p.grids(13, 2)
+    grids[1] = False
+    outputs, state = p.play(frames[:1], grids[:1])
+    for capacity in (1, 5):
+        step = jax.jit(functools.partial(p.sparse, capacity=capacity))
+        (copied,), _ = p.play(frames[1:], grids[1:], state, step)
+        assert_equal(copied, outputs[0])
+
+
+@given(st.integers(0, 2**18 - 1), st.integers(1, 18))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_block_index_lists_executed_blocks_in_row_major_order(bits, capacity):
+    grid = (bits >> np.arange(18) & 1).astype(bool)
+    index = bc_jax.sparse.block_index(jnp.asarray(grid.reshape(3, 2, 3)), capacity=capacity)
+    wanted = [*np.flatnonzero(grid), *[18] * 18][:capacity]
+    assert index.dtype == jnp.int32
+    assert index.tolist() == wanted
+
+
+@given(
+    block=st.tuples(st.sampled_from([2, 4, 8]), st.sampled_from([2, 4, 8])),
+    tiles=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    bits=st.integers(0, 2**18 - 1),
+)
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_any_block_size_and_grid_give_the_dense_network_on_an_unchanged_frame(block, tiles, bits):
+    grid = (bits >> np.arange(2 * tiles[0] * tiles[1]) & 1).astype(bool).reshape(2, *tiles)
+    shape = (2, block[0] * tiles[0], block[1] * tiles[1], 3)
+    rng = np.random.default_rng(bits)
+    frames = rng.normal(size=shape).astype(np.float32)
+    kernels = rng.normal(size=(3, 3, 3, 3, 3)).astype(np.float32) / 5
+
+    def network(p, x):
+        x = jnp.tanh(zoo.conv(x, p[0], 2))
+        return zoo.conv(jnp.tanh(zoo.conv(x, p[1], rhs_dilation=(2, 3))), p[2])
+
+    sparse = bc_jax.blockcopy(network, block_size=block)
+    step, state = jax.jit(sparse), sparse.init(kernels, frames)
+    for executed in (np.ones_like(grid), grid, ~grid):
+        out, state = step(kernels, state, frames, executed)
+        assert_close(out, network(kernels, frames))
+
+
+def test_the_zoo_is_a_zoo():
+    assert len(zoo.NAMES) == len(set(zoo.NAMES)) >= 14
+    for a, b in itertools.pairwise(zoo.NAMES):
+        assert zoo.build(a).apply is not zoo.build(b).apply

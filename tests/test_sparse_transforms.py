@@ -1,0 +1,239 @@
+"""The engine under JAX's transformations, what it traces, and what `explain` tells."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+from zoo import assert_close, assert_equal, frames_of, random_grids
+
+import bc_jax
+
+GRID = (zoo.N, zoo.H // 8, zoo.W // 8)
+
+
+def network(p, x):
+    """Strided, normalised over channels, with a gate from the whole frame."""
+    x = jax.nn.relu(zoo.conv(x, p["a"], 2))
+    x = x / jnp.linalg.norm(x + 0.1, axis=-1, keepdims=True)
+    gate = jax.nn.sigmoid(jnp.log(x.mean(axis=(1, 2), keepdims=True) + 0.5))
+    return zoo.conv(jnp.sqrt(jax.nn.softplus(zoo.conv(x, p["b"]))) * gate, p["head"])
+
+
+SHAPES = {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6), "head": (3, 3, 6, 4)}
+
+
+def params(seed: int = 0):
+    shapes = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in SHAPES.items()}
+    return zoo.random_like(shapes, seed)
+
+
+@pytest.fixture(scope="module")
+def sparse():
+    return bc_jax.blockcopy(network, block_size=8)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """Frames [T, N, H, W, 3] and grids [T, N, Gh, Gw]."""
+    return frames_of(0, 4), random_grids(4, GRID, seed=0)
+
+
+@pytest.fixture(scope="module")
+def played(sparse, clip):
+    """Outputs [T, N, h, w, C] of the clip, frame by frame, and the last state."""
+    step, state, outputs = jax.jit(sparse), sparse.init(params(), clip[0][0]), []
+    for frame, grid in zip(*clip, strict=True):
+        out, state = step(params(), state, frame, grid)
+        outputs.append(out)
+    return np.stack(outputs), state
+
+
+def test_one_trace_per_capacity_whatever_the_grid(clip):
+    networks, steps = [], []
+
+    def counted(p, x):
+        networks.append(x.shape)
+        return network(p, x)
+
+    sparse = bc_jax.blockcopy(counted, block_size=8)
+
+    @functools.partial(jax.jit, static_argnames="capacity")
+    def step(p, state, frames, grid, capacity):
+        steps.append(capacity)
+        return sparse(p, state, frames, grid, capacity=capacity)
+
+    state, frames = sparse.init(params(), clip[0][0]), clip[0]
+    _, state = step(params(), state, frames[0], clip[1][0], capacity=72)
+    once = len(networks)
+    for grid in (clip[1][1], clip[1][2], ~clip[1][3], np.zeros(GRID, bool)):
+        _, state = step(params(), state, frames[1], grid, capacity=72)
+    assert (steps, len(networks)) == ([72], once)
+    for capacity in (30, 40, 30, 72):
+        _, state = step(params(), state, frames[2], clip[1][1], capacity=capacity)
+    assert steps == [72, 30, 40]
+    assert len(networks) <= 3 * once
+
+
+def test_the_step_runs_without_jit(sparse, clip, played):
+    frames, grids = clip
+    state = sparse.init(params(), frames[0])
+    for t in range(2):
+        out, state = sparse(params(), state, frames[t], grids[t])
+        assert_close(out, played[0][t], where=f"frame {t}")
+
+
+def test_jit_with_donated_state(sparse, clip, played):
+    step = jax.jit(sparse, donate_argnums=1)
+    state, outputs = sparse.init(params(), clip[0][0]), []
+    for frame, grid in zip(*clip, strict=True):
+        out, state = step(params(), state, frame, grid)
+        outputs.append(np.asarray(out))
+    assert_close(np.stack(outputs), played[0])
+
+
+def test_scan_is_the_loop(sparse, clip, played):
+    @jax.jit
+    def play(p, state, frames, grids):
+        def step(state, now):
+            out, state = sparse(p, state, *now)
+            return state, out
+
+        return jax.lax.scan(step, state, (frames, grids))
+
+    state, outputs = play(params(), sparse.init(params(), clip[0][0]), *clip)
+    assert_close(outputs, played[0])
+    assert_close(state, played[1], where="state")
+
+
+def test_vmap_over_params_and_grids_is_the_loop(sparse, clip):
+    seeds = (1, 2)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[params(seed) for seed in seeds])
+    frames, grids = clip[0][:2], np.stack([clip[1][:2], random_grids(2, GRID, seed=5)])
+
+    def play(p, grids):
+        state = sparse.init(p, frames[0])
+        for t in range(2):
+            out, state = sparse(p, state, frames[t], grids[t], capacity=[72, 50][t])
+        return out, state
+
+    outputs = jax.jit(jax.vmap(play))(stacked, grids)
+    single = jax.jit(play)
+    for i, seed in enumerate(seeds):
+        wanted = single(params(seed), grids[i])
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], outputs), wanted)
+
+
+def test_eval_shape_of_init_and_step(sparse, clip):
+    frames = jax.ShapeDtypeStruct(clip[0][0].shape, jnp.float32)
+    shapes = jax.eval_shape(params)
+    state = jax.eval_shape(sparse.init, shapes, frames)
+    real = sparse.init(params(), clip[0][0])
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), real
+    )
+    assert all(not leaf.any() for leaf in jax.tree.leaves(real))
+    grid = jax.ShapeDtypeStruct(GRID, bool)
+    out, after = jax.eval_shape(functools.partial(sparse, capacity=9), shapes, state, frames, grid)
+    assert out.shape == (zoo.N, zoo.H // 2, zoo.W // 2, 4)
+    assert after == state
+
+
+def test_the_gradient_is_the_dense_one_when_all_is_executed(sparse, clip):
+    frames, grids = clip
+    weights = np.random.default_rng(0).normal(size=(zoo.N, zoo.H // 2, zoo.W // 2, 4))
+    weights = weights.astype(np.float32)
+
+    def loss(p, out):
+        return (out * weights).sum() + sum((leaf**2).sum() for leaf in jax.tree.leaves(p))
+
+    @jax.jit
+    @jax.grad
+    def dense(p):
+        return loss(p, network(p, frames[1]))
+
+    @jax.jit
+    def gradient(p, state, grid):
+        return jax.grad(lambda p: loss(p, sparse(p, state, frames[1], grid)[0]))(p)
+
+    _, state = jax.jit(sparse)(params(), sparse.init(params(), frames[0]), frames[0], grids[0])
+    assert_close(gradient(params(), state, grids[0]), dense(params()), tolerance=1e-3)
+    # Room for all 72 blocks and few of them executed: what fills the room must not be felt. Its
+    # logarithms, roots and norms of zero have infinite derivatives.
+    for grid in (grids[1], np.zeros_like(grids[1])):
+        for leaf in jax.tree.leaves(gradient(params(), state, grid)):
+            assert np.isfinite(leaf).all()
+
+
+def test_the_gradient_of_unexecuted_blocks_is_zero(sparse, clip):
+    frames, grids = clip
+    _, state = jax.jit(sparse)(params(), sparse.init(params(), frames[0]), frames[0], grids[0])
+    nothing = np.zeros_like(grids[0])
+    gradient = jax.jit(jax.grad(lambda p: sparse(p, state, frames[1], nothing)[0].sum()))(params())
+    assert_equal(gradient, jax.tree.map(jnp.zeros_like, params()))
+
+
+def test_readers_of_one_tensor_share_one_halo():
+    kernels = np.ones((5, 3, 3, 6, 6), np.float32)
+
+    def branches(rates):
+        def network(p, x):
+            x = zoo.conv(x, jnp.ones((3, 3, 3, 6)))
+            return sum(zoo.conv(x, k, rhs_dilation=(r, r)) for k, r in zip(p, rates, strict=True))
+
+        frames = np.zeros((1, 128, 128, 3), np.float32)
+        sparse = bc_jax.blockcopy(network, block_size=64)
+        return sparse.explain(kernels[: len(rates)], frames).state_bytes
+
+    widest = branches([16])
+    assert branches([1]) < widest
+    assert branches([1, 2, 4, 8, 16]) <= 1.05 * widest
+
+
+def test_memory_is_rings_and_not_whole_features():
+    def network(p, x):
+        for kernel in p:
+            x = zoo.conv(x, kernel)
+        return x[..., :1]
+
+    kernels = [np.ones((3, 3, 3, 32), np.float32)] + [np.ones((3, 3, 32, 32), np.float32)] * 4
+    frames = np.zeros((1, 256, 256, 3), np.float32)
+    report = bc_jax.blockcopy(network, block_size=64).explain(kernels, frames)
+    features, pixels = 4 * 256 * 256 * 32 * 4, 256 * 256 * (3 + 1) * 4
+    assert report.state_bytes < pixels + features / 4
+
+
+def test_macs_are_the_dense_networks():
+    def network(p, x):
+        x = zoo.conv(x, p["stem"], 2)
+        x = zoo.conv(x, p["depthwise"], feature_group_count=8)
+        x = zoo.conv(x, p["dilated"], rhs_dilation=(2, 2))
+        return x @ p["dense"]
+
+    shapes = {
+        "stem": (7, 7, 3, 8),
+        "depthwise": (3, 3, 1, 8),
+        "dilated": (3, 3, 8, 4),
+        "dense": (4, 5),
+    }
+    kernels = {k: np.ones(s, np.float32) for k, s in shapes.items()}
+    frames = np.zeros((1, 64, 96, 3), np.float32)
+    report = bc_jax.blockcopy(network, block_size=16).explain(kernels, frames)
+    pixels = 32 * 48
+    assert report.macs == pixels * (7 * 7 * 3 * 8 + 3 * 3 * 8 + 3 * 3 * 8 * 4 + 4 * 5)
+
+
+def test_explain_is_a_table_that_names_the_layers_and_the_fallbacks(sparse, clip):
+    text = str(sparse.explain(params(), clip[0][0]))
+    assert len(text.splitlines()) > 5
+    assert "conv_general_dilated" in text or "conv" in text
+    assert "reduce_sum" in text
+
+
+def test_explain_computes_nothing():
+    frames = jax.ShapeDtypeStruct((1, 1024, 2048, 3), jnp.float32)
+    report = bc_jax.blockcopy(network, block_size=128).explain(jax.eval_shape(params), frames)
+    pixels = 512 * 1024
+    assert report.macs == pixels * 9 * (3 * 6 + 6 * 6 + 6 * 4)

@@ -1,0 +1,511 @@
+"""Small networks that between them use every rule and every fallback of the engine, and checks.
+
+A network here knows nothing of blocks: it is a function `apply(params, frames)` with parameters
+from a fixed seed. The weights are drawn with NumPy from the shapes alone, so nothing is compiled.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+N, H, W = 3, 32, 48
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One network and what is expected of it."""
+
+    name: str
+    apply: Callable  # (params, frames [N, H, W, 3]) -> pytree
+    params: object
+    block: int | tuple[int, int] = 16
+    # Primitives of which `explain` must name one; () where nothing may fall back; None: either.
+    falls_back: tuple[str, ...] | None = None
+    dtype: str = "float32"  # of the frames
+
+
+def random_like(shapes, seed: int = 0, dtype: str = "float32"):
+    """Random parameters: unit gain for kernels, near 1 for scales, small for the rest."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(path, s):
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        if name in ("scale", "var"):
+            return jnp.asarray(rng.uniform(0.5, 1.5, s.shape), dtype)
+        gain = 1.4 / np.sqrt(max(np.prod(s.shape[:-1]), 1)) if len(s.shape) > 1 else 0.2
+        return jnp.asarray(rng.normal(size=s.shape) * gain, dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
+def frames_of(seed: int, count: int = 1, streams: int = N, dtype: str = "float32") -> np.ndarray:
+    """Noise [T, N, H, W, 3], in [0, 1) or uint8 in [0, 255]: no pixel keeps its value."""
+    rng = np.random.default_rng(seed)
+    shape = (count, streams, H, W, 3)
+    if dtype == "uint8":
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+    return rng.uniform(size=shape).astype(np.float32).astype(dtype)
+
+
+def random_grids(count: int, shape: tuple[int, ...], seed: int, share: float = 0.4) -> np.ndarray:
+    """Grids bool [T, N, Gh, Gw]: the first executes everything, the others are random."""
+    grids = np.random.default_rng(seed).uniform(size=(count, *shape)) < share
+    grids[0] = True
+    return grids
+
+
+def assert_close(actual, desired, *, tolerance: float = 1e-4, where: str = "") -> None:
+    """Each leaf within `tolerance` of the desired leaf's largest value; integers on 99 %."""
+    assert jax.tree.structure(actual) == jax.tree.structure(desired)
+    leaves = jax.tree_util.tree_leaves_with_path(actual)
+    for (path, a), d in zip(leaves, jax.tree.leaves(desired), strict=True):
+        name = f"{where} output {jax.tree_util.keystr(path)}"
+        assert a.shape == d.shape, f"{name}: shape {a.shape}, wanted {d.shape}"
+        a, d = np.asarray(a), np.asarray(d)
+        if d.dtype.kind in "biu":
+            assert a.dtype == d.dtype
+            # An arg-max may turn where two logits are equal up to rounding.
+            assert (a != d).mean() <= 0.01, f"{name}: {(a != d).mean():.1%} of the values differ"
+            continue
+        a, d = a.astype(np.float64), d.astype(np.float64)
+        assert np.isfinite(d).all() and np.isfinite(a).all(), f"{name}: not finite"
+        error = np.abs(a - d).max() / max(np.abs(d).max(), 1e-6)
+        assert error <= tolerance, f"{name}: error {error:.2e} of the largest value"
+
+
+def assert_equal(actual, desired, *, where: str = "") -> None:
+    """Each leaf equal, bit by bit."""
+    assert jax.tree.structure(actual) == jax.tree.structure(desired)
+    leaves = jax.tree_util.tree_leaves_with_path(actual)
+    for (path, a), d in zip(leaves, jax.tree.leaves(desired), strict=True):
+        message = f"{where} {jax.tree_util.keystr(path)}"
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(d), err_msg=message)
+
+
+def executed_pixels(grid: np.ndarray, leaf) -> np.ndarray | None:
+    """Mask [N, h, w, 1...] of executed pixels of an output, None if it has no blocks."""
+    if leaf.ndim < 3 or any(leaf.shape[i] % grid.shape[i] for i in (1, 2)):
+        return None
+    mask = np.repeat(grid, leaf.shape[1] // grid.shape[1], axis=1)
+    mask = np.repeat(mask, leaf.shape[2] // grid.shape[2], axis=2)
+    return mask.reshape(*mask.shape, *[1] * (leaf.ndim - 3))
+
+
+# --- Flax -----------------------------------------------------------------------------------------
+
+Conv = functools.partial(nn.Conv, kernel_size=(3, 3))
+Norm = functools.partial(nn.BatchNorm, use_running_average=True)
+
+
+def network(function: Callable) -> type[nn.Module]:
+    """A Flax module whose compact __call__(frames) is the function."""
+    return type(function.__name__, (nn.Module,), {"__call__": nn.compact(lambda _, x: function(x))})
+
+
+def resize(x, factor: float, method: str, **options):
+    n, height, width, channels = x.shape
+    shape = (n, round(height * factor), round(width * factor), channels)
+    return jax.image.resize(x, shape, method, **options)
+
+
+def plain_cnn(x):
+    x = nn.relu(Norm()(Conv(8)(x - 0.5)))
+    x = nn.relu(Norm()(Conv(8, use_bias=False)(x)))
+    return Conv(4, kernel_size=(1, 1))(x)
+
+
+def strided(x):
+    x = nn.relu(Norm()(Conv(8, kernel_size=(7, 7), strides=2, padding=3)(x)))
+    x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    y = nn.relu(Norm()(Conv(12, strides=2, padding=1)(x)))
+    y = Norm()(Conv(12)(y)) + Norm()(Conv(12, kernel_size=(1, 1), strides=2)(x))
+    return Conv(4)(nn.relu(y))
+
+
+def dilated(x):
+    for dilation in (1, 2, 4):
+        x = nn.leaky_relu(Conv(6, kernel_dilation=dilation)(x))
+    return Conv(4, kernel_dilation=(1, 9))(x)
+
+
+def depthwise(x):
+    x = nn.relu6(Conv(8, strides=2)(x))
+    x = nn.hard_swish(Conv(8, feature_group_count=8)(x))
+    x = nn.relu(Conv(16, kernel_size=(5, 5), strides=2, feature_group_count=8)(x))
+    x = nn.relu(Conv(8, feature_group_count=2)(x))
+    return Conv(4, kernel_size=(1, 1))(x)
+
+
+def transposed(x):
+    x = nn.relu(Conv(6, strides=4, kernel_size=(5, 5))(x))
+    x = nn.relu(nn.ConvTranspose(6, (2, 2), (2, 2), padding="VALID")(x))
+    x = nn.relu(Conv(6, strides=2)(x))
+    x = nn.relu(nn.ConvTranspose(6, (3, 3), (2, 2))(x))
+    return nn.ConvTranspose(4, (4, 4), (2, 2), transpose_kernel=True)(x)
+
+
+def unet_bilinear(x):
+    a = nn.relu(Conv(6)(x))
+    b = nn.relu(Conv(8)(nn.max_pool(a, (2, 2), (2, 2))))
+    c = nn.relu(Conv(8, strides=2)(b))
+    b = nn.relu(Conv(6)(jnp.concatenate([resize(c, 2, "bilinear"), b], axis=-1)))
+    return Conv(4)(jnp.concatenate([resize(b, 2, "bilinear"), a], axis=-1))
+
+
+def unet_nearest(x):
+    a = nn.relu(Conv(6)(x))
+    b = nn.relu(Conv(8, strides=2)(a))
+    c = nn.relu(Conv(6, strides=2)(b))
+    c = nn.relu(Conv(6)(jnp.repeat(jnp.repeat(c, 2, axis=1), 2, axis=2)) + resize(c, 2, "nearest"))
+    return Conv(4)(resize(c, 2, "nearest") + a)
+
+
+def resizing(x):
+    x = nn.relu(Conv(6)(x))
+    x = nn.relu(Conv(6)(resize(x, 1 / 2, "bilinear")))
+    x = nn.relu(Conv(6)(resize(x, 1 / 2, "nearest") + resize(x, 1 / 2, "linear", antialias=False)))
+    y = Conv(4)(resize(x, 4, "bilinear"))
+    return y + Conv(4)(resize(resize(x, 2, "cubic"), 2, "nearest"))
+
+
+def pooling(x):
+    x = Conv(6)(x)
+    around = ((1, 1), (1, 1))
+    least = nn.pool(x, jnp.inf, lax.min, (2, 2), (2, 2), "VALID")
+    x = nn.max_pool(x, (3, 3), (2, 2), around) - least
+    x = nn.avg_pool(x, (3, 3), padding=around) + nn.max_pool(x, (2, 2), padding="SAME")
+    x = nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
+    y = nn.avg_pool(x, (2, 2), (2, 2)) * nn.avg_pool(x, (3, 3), (2, 2), "SAME")
+    return Conv(4)(jnp.exp(0.1 * y))
+
+
+def even_kernels(x):
+    x = nn.relu(Conv(6, kernel_size=(2, 2))(x))
+    x = nn.relu(Conv(6, kernel_size=(4, 4))(x))
+    x = nn.relu(Conv(6, kernel_size=(5, 1))(Conv(6, kernel_size=(1, 5))(x)))
+    x = nn.relu(Conv(6, padding=((2, 0), (0, 2)))(x))
+    return Conv(4, kernel_size=(4, 2), strides=(2, 1))(x)
+
+
+def explicit_padding(x):
+    amounts = ((0, 0), (1, 1), (2, 2), (0, 0))
+    x = nn.relu(Conv(6, padding="VALID", kernel_size=(3, 5))(jnp.pad(x, amounts)))
+    x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=0.5)
+    x = nn.relu(Conv(6, padding="VALID", strides=2)(x))
+    x = Conv(6, padding="VALID")(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge"))
+    return Conv(4, padding="CIRCULAR")(Conv(4, padding="REFLECT")(x))
+
+
+def squeeze_excite(x):
+    x = nn.relu(Conv(8, strides=2)(x))
+    gate = nn.relu(nn.Dense(4)(jnp.mean(x, axis=(1, 2))))
+    x = x * nn.sigmoid(nn.Dense(8)(gate))[:, None, None, :]
+    return Conv(4)(nn.relu(Conv(8)(x)))
+
+
+def whole_norms(x):
+    x = nn.relu(nn.GroupNorm(num_groups=2)(Conv(8, strides=2)(x)))
+    x = nn.relu(nn.InstanceNorm()(Conv(8)(x)))
+    return Conv(4)(x)
+
+
+def pyramid_pooling(x):
+    x = nn.relu(Conv(8, strides=4)(x))
+    shape = (x.shape[0], *x.shape[1:3], 4)
+    levels = [x]
+    for window in (4, (8, 12)):
+        size = (window, window) if isinstance(window, int) else window
+        level = Conv(4, kernel_size=(1, 1))(nn.relu(nn.avg_pool(x, size, size)))
+        levels.append(jax.image.resize(level, shape, "bilinear"))
+    return Conv(4)(nn.relu(Conv(8)(jnp.concatenate(levels, axis=-1))))
+
+
+def multi_output(x):
+    x = nn.relu(Conv(8, strides=2)(x))
+    y = nn.relu(Conv(8, strides=2)(x))
+    logits = Conv(5)(y)
+    return {
+        "fine": x,
+        "coarse": (logits, jnp.argmax(logits, axis=-1)),
+        "sure": [logits.max(axis=-1, keepdims=True) > 0.5],
+        "image": nn.Dense(3)(y.mean(axis=(1, 2))),
+    }
+
+
+def aspp(x):
+    x = nn.relu(Conv(8, strides=2)(x))
+    rates = (3, 6, 10)
+    branches = [Conv(4, kernel_size=(1, 1))(x)]
+    branches += [nn.relu(Conv(4, kernel_dilation=rate)(x)) for rate in rates]
+    image = nn.relu(nn.Dense(4)(x.mean(axis=(1, 2), keepdims=True)))
+    branches.append(jnp.broadcast_to(image, branches[0].shape))
+    return Conv(4, kernel_size=(1, 1))(jnp.concatenate(branches, axis=-1))
+
+
+def five_branches(x):
+    x = nn.relu(Conv(5, strides=2)(x))
+    slope = nn.PReLU()
+    branches = [Conv(5, kernel_dilation=rate, use_bias=False)(x) for rate in (1, 2, 4, 8, 16)]
+    sums = [branches[0], branches[1]]
+    for branch in branches[2:]:
+        sums.append(sums[-1] + branch)
+    return slope(Norm()(x + sum(sums)))
+
+
+def depth_to_space(x):
+    n, height, width, _ = x.shape
+    x = x.reshape(n, height // 4, 4, width // 4, 4, 3).transpose(0, 1, 3, 2, 4, 5)
+    x = nn.relu(Conv(16)(x.reshape(n, height // 4, width // 4, 48)))
+    x = x.reshape(n, height // 4, width // 4, 2, 2, 4).transpose(0, 1, 3, 2, 4, 5)
+    return Conv(4)(x.reshape(n, height // 2, width // 2, 4))
+
+
+def channels(x):
+    x = Conv(9)(x)
+    a, b, c = jnp.split(x, 3, axis=-1)
+    x = jnp.concatenate([nn.softmax(a), b[..., 1:], nn.LayerNorm()(c), x[..., ::2]], axis=-1)
+    x = nn.gelu(nn.Dense(8)(x))
+    x = jnp.einsum("nhwc,dc->nhwd", x, jnp.eye(6, 8) + 0.1)
+    x = Conv(5)(jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 2)), constant_values=0.3))
+    norm = jnp.linalg.norm(x, axis=-1, keepdims=True) + x.var(axis=-1, keepdims=True)
+    best = jnp.argmax(x, axis=-1)
+    return {"probabilities": nn.softmax(x / norm), "classes": best, "least": x.min(axis=-1)}
+
+
+def ranking(x):
+    x = Conv(6, strides=2)(x)
+    values, places = lax.top_k(x, 2)
+    table = nn.Embed(6, 3)(jnp.argmax(x, axis=-1))
+    ordered = jnp.sort(x, axis=-1)[..., :2] + jnp.cumsum(x, axis=-1)[..., 3:5]
+    one_hot = nn.one_hot(places[..., 0], 6)
+    return Conv(4)(
+        jnp.concatenate([values, table, ordered, one_hot, x[..., ::-1]], axis=-1)
+    ), places
+
+
+def attention(x):
+    x = nn.relu(Conv(8, kernel_size=(5, 5), strides=8)(x))
+    tokens = x.reshape(x.shape[0], -1, 8)
+    tokens = tokens + nn.SelfAttention(2)(nn.LayerNorm()(tokens))
+    return Conv(4)(tokens.reshape(x.shape))
+
+
+def convnext(x):
+    x = Conv(8, kernel_size=(4, 4), strides=4, padding="VALID")(x)
+    y = nn.LayerNorm()(Conv(8, kernel_size=(7, 7), feature_group_count=8)(x))
+    return Conv(4)(x + nn.Dense(8)(nn.gelu(nn.Dense(16)(y))))
+
+
+def recomputed(x):
+    x = nn.remat(nn.Conv)(6, (3, 3))(x)
+    x = nn.silu(x) + jax.jit(nn.softplus)(x) + nn.gelu(x, approximate=False)
+    return Conv(4)(nn.elu(nn.remat(nn.Conv)(6, (3, 3), strides=2)(x)))
+
+
+def over_strided(x):
+    # Stride 16 with blocks of 8: less than a pixel a block, which no tile can hold.
+    x = nn.relu(Conv(6, strides=4)(x))
+    y = nn.relu(Conv(6, strides=2)(nn.relu(Conv(6, strides=2)(x))))
+    return Conv(4)(x + resize(y, 4, "bilinear"))
+
+
+# --- plain JAX ------------------------------------------------------------------------------------
+
+
+def conv(x, kernel, stride=1, padding="SAME", layout="NHWC", **options):
+    numbers = (layout, "HWIO", layout)
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=numbers, **options
+    )
+
+
+def nchw(p, x):
+    x = x.transpose(0, 3, 1, 2)
+    x = jax.nn.relu(conv(x, p["a"], 2, layout="NCHW") + p["bias"][None, :, None, None])
+    x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 3, 3), (1, 1, 1, 1), "SAME")
+    return conv(x, p["b"], layout="NCHW").transpose(0, 2, 3, 1)
+
+
+def control_flow(p, x):
+    x = conv(x, p["a"], 2)
+    x, _ = lax.scan(lambda h, k: (jax.nn.relu(conv(h, k)), None), x, p["stack"])
+    x = lax.while_loop(
+        lambda c: c[0] < 2, lambda c: (c[0] + 1, jnp.tanh(conv(c[1], p["b"]))), (0, x)
+    )
+    x = lax.cond(p["flag"] > 0, lambda h: conv(h, p["b"]), lambda h: -h, x[1])
+    return conv(x, p["head"])
+
+
+@jax.custom_vjp
+def scaled(x):
+    return 2 * x
+
+
+scaled.defvjp(lambda x: (2 * x, None), lambda _, g: (2 * g,))
+
+
+def nested_calls(p, x):
+    layer = jax.jit(lambda h, k, stride: jax.nn.relu(conv(h, k, stride)), static_argnums=2)
+    x = layer(x, p["a"], 2)
+    x = jax.checkpoint(lambda h: layer(layer(h, p["b"], 1), p["b"], 1))(scaled(x))
+    return jax.named_call(lambda h: jax.nn.swish(conv(h, p["head"])), name="head")(x)
+
+
+def coordinates(p, x):
+    n, height, width, _ = x.shape
+    rows = jnp.broadcast_to(jnp.linspace(-1, 1, height)[None, :, None, None], (n, height, width, 1))
+    columns = lax.broadcasted_iota(x.dtype, (n, height, width, 1), 2) / width
+    x = conv(jnp.concatenate([x, rows.astype(x.dtype), columns], axis=-1), p["a"], 2)
+    x = jax.nn.relu(x + p["position"])
+    return conv(x, p["head"]) * jnp.hypot(rows[:, ::2, ::2], columns[:, ::2, ::2])
+
+
+def whole_shuffles(p, x):
+    x = conv(x, p["a"], 2)
+    y = jnp.flip(x, axis=1) + jnp.roll(x, 3, axis=2) + jnp.cumsum(x, axis=2) / 8
+    y = jax.nn.relu(y).swapaxes(1, 2)[:, ::-1].swapaxes(1, 2)
+    return conv(jax.nn.relu(conv(y, p["b"])), p["head"])
+
+
+def integer_frames(p, x):
+    # Sums of bytes, in float16 on the way: rounding aside, what a camera's frames go through.
+    x = jnp.where(x > 10, x, 0).astype(jnp.float32) / 255
+    x = jax.nn.relu(conv(x.astype(jnp.float16).astype(jnp.float32), p["a"], 2))
+    return conv(x, p["head"]), (x > 0.5).sum(axis=-1)
+
+
+def odd_outputs(p, x):
+    y = conv(x, p["a"])
+    return (
+        x,
+        (y, y),
+        jnp.zeros((x.shape[0], 4, 6, 1)),
+        jnp.broadcast_to(p["bias"], (*x.shape[:3], 6)),
+    )
+
+
+PLAIN = {
+    "nchw": (nchw, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4), "bias": (6,)}, 16),
+    "control_flow": (
+        control_flow,
+        {
+            "a": (3, 3, 3, 6),
+            "b": (3, 3, 6, 6),
+            "stack": (2, 3, 3, 6, 6),
+            "flag": (),
+            "head": (1, 1, 6, 4),
+        },
+        16,
+    ),
+    "nested_calls": (nested_calls, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6), "head": (3, 3, 6, 4)}, 8),
+    "coordinates": (
+        coordinates,
+        {"a": (3, 3, 5, 6), "position": (1, H // 2, W // 2, 6), "head": (3, 3, 6, 4)},
+        16,
+    ),
+    "whole_shuffles": (
+        whole_shuffles,
+        {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6), "head": (3, 3, 6, 4)},
+        16,
+    ),
+    "integer_frames": (integer_frames, {"a": (3, 3, 3, 6), "head": (3, 3, 6, 4)}, 16),
+    "odd_outputs": (odd_outputs, {"a": (3, 3, 3, 6), "bias": (1, 1, 1, 6)}, 8),
+}
+
+FLAX = {
+    plain_cnn: 8,
+    strided: (16, 8),
+    dilated: 8,
+    depthwise: 8,
+    transposed: 8,
+    unet_bilinear: (8, 16),
+    unet_nearest: 16,
+    resizing: 16,
+    pooling: 8,
+    even_kernels: 8,
+    explicit_padding: 16,
+    squeeze_excite: 16,
+    whole_norms: 16,
+    pyramid_pooling: 16,
+    multi_output: 16,
+    aspp: 8,
+    five_branches: 16,
+    depth_to_space: 16,
+    channels: (8, 16),
+    ranking: 16,
+    attention: 16,
+    convnext: 16,
+    recomputed: 8,
+    over_strided: 8,
+}
+
+# The primitive that mixes space, as the jaxpr calls it; where several are possible, any of them.
+NONE = (plain_cnn, strided, dilated, depthwise, transposed, unet_bilinear, unet_nearest, pooling)
+NONE += (even_kernels, five_branches, depth_to_space, channels, convnext, recomputed)
+NONE += (nested_calls, integer_frames)
+MEAN = ("reduce_sum", "reshape", "square")
+FALLS_BACK = {f.__name__: () for f in NONE} | {
+    "squeeze_excite": MEAN,
+    "whole_norms": MEAN,
+    "pyramid_pooling": ("reduce_window_sum",),
+    "aspp": MEAN,
+    "attention": ("reshape", "dot_general"),
+    "nchw": ("transpose",),
+    "control_flow": ("scan", "while", "cond"),
+    "whole_shuffles": ("rev", "cumsum", "slice"),
+    "equinox": ("transpose",),
+}
+
+NAMES = (*(f.__name__ for f in FLAX), *PLAIN, "equinox")
+
+
+def build_equinox() -> tuple[Callable, object]:
+    """An Equinox network: CHW, one frame at a time, mapped over the streams."""
+    import equinox as eqx
+
+    def make(key):
+        keys = jax.random.split(key, 3)
+        return eqx.nn.Sequential([
+            eqx.nn.Conv2d(3, 6, 3, stride=2, padding=1, key=keys[0]),
+            eqx.nn.Lambda(jax.nn.relu),
+            eqx.nn.MaxPool2d(3, 1, padding=1),
+            eqx.nn.GroupNorm(2, 6),
+            eqx.nn.ConvTranspose2d(6, 4, 2, stride=2, key=keys[1]),
+        ])  # fmt: skip
+
+    shapes, static = eqx.partition(eqx.filter_eval_shape(make, jax.random.key(0)), is_array)
+
+    def apply(params, frames):
+        model = eqx.combine(params, static)
+        return jax.vmap(lambda x: model(x.transpose(2, 0, 1)).transpose(1, 2, 0))(frames)
+
+    return apply, shapes
+
+
+def is_array(x) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct)
+
+
+@functools.cache
+def build(name: str, dtype: str = "float32") -> Network:
+    """The network of that name, with parameters in `dtype` (and frames, if they are floats)."""
+    frame_dtype = "uint8" if name == "integer_frames" else dtype
+    functions = {f.__name__: f for f in FLAX}
+    if name in functions:
+        module = network(functions[name])()
+        frames = jax.ShapeDtypeStruct((N, H, W, 3), dtype)
+        apply, block = module.apply, FLAX[functions[name]]
+        shapes = jax.eval_shape(module.init, jax.random.key(0), frames)
+    elif name == "equinox":
+        (apply, shapes), block = build_equinox(), 16
+    else:
+        apply, shapes, block = PLAIN[name]
+        shapes = {k: jax.ShapeDtypeStruct(s, dtype) for k, s in shapes.items()}
+    params = random_like(shapes, seed=len(name), dtype=dtype)
+    return Network(name, apply, params, block, FALLS_BACK.get(name), frame_dtype)
