@@ -1,0 +1,344 @@
+"""The policy that learns while the video plays: state in, state out.
+
+A frame: `logits`, sample a grid, execute it, `track`; every n-th frame also `learn`.
+"""
+
+import math
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from bc_jax.policy import rewards as rw
+from bc_jax.policy.baselines import block_difference
+from bc_jax.policy.cost import count_macs
+from bc_jax.policy.inputs import policy_inputs, resize_nearest
+from bc_jax.policy.network import PolicyNet
+from bc_jax.policy.reinforce import reinforce_loss
+from bc_jax.policy.settings import PolicyConfig
+
+__all__ = [
+    "Observation",
+    "PolicyConfig",
+    "PolicyState",
+    "init",
+    "learn",
+    "logits",
+    "next_age",
+    "policy_macs",
+    "track",
+]
+
+# Of a block's mean absolute difference, under which no difference is told from none: 1/4 of a grey
+# level.
+_LEAST_DIFFERENCE = 1e-3
+_PRIOR = {"difference": 1.5, "age": 0.1, "bias": -1.0}
+_LARGEST_LOGIT = 30.0
+
+
+@flax.struct.dataclass
+class Observation:
+    """What the policy knows before a frame is executed."""
+
+    frames: jax.Array  # [N, H, W, 3] uint8 or float in [0, 1]: this frame
+    frame_state: jax.Array  # like frames: each block's pixels when it was last executed
+    outputs: jax.Array  # [N, h, w, classes] float: the logits held from the previous frame
+    grid: jax.Array  # [N, Gh, Gw] bool: what was executed in the previous frame
+    age: jax.Array  # [N, Gh, Gw] int32: frames since each block was executed; 0 is the last one
+
+
+@flax.struct.dataclass
+class PolicyState:
+    """All that the policy has learnt."""
+
+    params: dict  # of the network and, where there is one, the prior; float32
+    batch_stats: dict  # the network's running statistics
+    opt_state: optax.OptState
+    executed_fraction: jax.Array  # f32[]: sigma, running
+    multiplier: jax.Array  # f32[]: lambda, the price of a block (constrained objective)
+    step: jax.Array  # i32[]: updates made
+    skipped_updates: jax.Array  # i32[]: updates left out since something was not finite
+
+
+def _grid_shape(observation: Observation) -> tuple[int, int]:
+    return observation.grid.shape[1:]
+
+
+def _block_size(observation: Observation) -> tuple[int, int]:
+    (h, w), (gh, gw) = observation.frames.shape[1:3], _grid_shape(observation)
+    if h % gh or w % gw:
+        raise ValueError(f"a frame of {h}x{w} does not divide into {gh}x{gw} blocks")
+    return h // gh, w // gw
+
+
+def _network(config: PolicyConfig, block_size: tuple[int, int]) -> PolicyNet:
+    return PolicyNet(
+        block_pixels=config.block_pixels(block_size),
+        widths=config.widths,
+        blocks_per_stage=config.blocks_per_stage,
+        head_width=config.head_width,
+        decay=config.batch_norm_decay,
+        zero_init=config.prior,
+    )
+
+
+def _inputs(observation: Observation, config: PolicyConfig) -> jax.Array:
+    block_size = _block_size(observation)
+    return policy_inputs(
+        observation.frames,
+        observation.frame_state,
+        observation.outputs,
+        observation.age if config.age_input else observation.grid,
+        block_size=block_size,
+        scale=config.scale(block_size),
+    )
+
+
+def _optimizer(config: PolicyConfig) -> optax.GradientTransformation:
+    """RMSprop as in PyTorch: decay into the gradient, alpha 0.99, eps 1e-8 beside the root."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False),
+        optax.scale(-config.learning_rate),
+    )
+
+
+def prior_features(observation: Observation) -> jax.Array:
+    """Returns what the prior knows of each block: [N, Gh, Gw, 2], float32, no gradient.
+
+    First the log of the mean absolute difference of frame and frame state, standardised over the
+    frame's blocks; then the frames since the block was executed.
+    """
+    step = math.gcd(2, *_block_size(observation))
+    difference = block_difference(
+        observation.frames, observation.frame_state, _grid_shape(observation), step=step
+    )
+    z = jnp.log(difference + _LEAST_DIFFERENCE)
+    z = z - z.mean(axis=(1, 2), keepdims=True)
+    z = z / (z.std(axis=(1, 2), keepdims=True) + 1e-3)
+    features = jnp.stack([z, observation.age.astype(jnp.float32)], axis=-1)
+    return jax.lax.stop_gradient(features)
+
+
+def _apply(params, batch_stats, observation, config, train):
+    """Returns the logits and the new running statistics."""
+    network = _network(config, _block_size(observation))
+    variables = {"params": params["network"], "batch_stats": batch_stats}
+    inputs = _inputs(observation, config)
+    if train:
+        out, updated = network.apply(variables, inputs, True, mutable=["batch_stats"])
+        batch_stats = updated["batch_stats"]
+    else:
+        out = network.apply(variables, inputs, False)
+    if config.prior:
+        prior, features = params["prior"], prior_features(observation)
+        out += prior["difference"] * features[..., 0] + prior["age"] * features[..., 1]
+        out += prior["bias"]
+    # Beyond this the probability is 0 or 1 to float precision, and the gradient is gone.
+    return jnp.clip(out, -_LARGEST_LOGIT, _LARGEST_LOGIT), batch_stats
+
+
+def init(key: jax.Array, observation: Observation, config: PolicyConfig) -> PolicyState:
+    """Returns a policy that has learnt nothing yet.
+
+    Args:
+      key: for the network's parameters.
+      observation: arrays, or shapes under `jax.eval_shape`, of the video to come.
+      config: the settings.
+
+    Raises:
+      ValueError: frame, grid and config do not fit together.
+    """
+    network = _network(config, _block_size(observation))
+    variables = network.init(key, _inputs(observation, config), False)
+    params = {"network": variables["params"]}
+    if config.prior:
+        params["prior"] = {name: jnp.float32(value) for name, value in _PRIOR.items()}
+    return PolicyState(
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=_optimizer(config).init(params),
+        executed_fraction=jnp.float32(config.target),
+        multiplier=jnp.float32(0),
+        step=jnp.int32(0),
+        skipped_updates=jnp.int32(0),
+    )
+
+
+def logits(
+    state: PolicyState, observation: Observation, config: PolicyConfig, *, train: bool = True
+) -> jax.Array:
+    """Returns each block's logit, [N, Gh, Gw] float32, finite whatever the observation holds.
+
+    Args:
+      state: the policy.
+      observation: of this frame.
+      config: the settings.
+      train: normalise with this frame's statistics, as `learn` does, so that what is sampled is
+        what is scored; False takes the running statistics, for a policy that no longer learns.
+    """
+    out, _ = _apply(state.params, state.batch_stats, observation, config, train)
+    return jnp.nan_to_num(out)
+
+
+def next_age(age: jax.Array, executed_grid: jax.Array) -> jax.Array:
+    """Returns the age after a frame: 0 where it was executed, else one more; int32."""
+    return jnp.where(executed_grid, 0, age + 1).astype(jnp.int32)
+
+
+def information_gain(
+    prev: jax.Array, new: jax.Array, grid_shape: tuple[int, int], config: PolicyConfig
+) -> jax.Array:
+    """Returns what each block's outputs gained, in the config's measure: [N, Gh, Gw] float32.
+
+    Args:
+      prev: logits held from the previous frame [N, h, w, classes].
+      new: logits after this frame, same shape.
+      grid_shape: (Gh, Gw).
+      config: the settings.
+    """
+    if config.gain == "kl":
+        gain = rw.information_gain_segmentation(prev, new, scale=config.gain_scale)
+        return rw.block_max(gain, grid_shape)
+    measure = {"change": rw.class_change_gain, "tv": rw.total_variation_gain}[config.gain]
+    return rw.block_mean(measure(prev, new, scale=config.gain_scale), grid_shape)
+
+
+def policy_macs(observation: Observation, config: PolicyConfig) -> int:
+    """Returns the multiply-accumulates of one `logits`; arrays or shapes, nothing is computed."""
+    state = jax.eval_shape(lambda o: init(jax.random.key(0), o, config), observation)
+    return count_macs(lambda s, o: logits(s, o, config), state, observation)
+
+
+def _rewards(state, gain, config):
+    if config.objective == "paper":
+        cost = rw.cost_reward(state.executed_fraction, config.target)
+        return rw.block_rewards(gain, cost, gamma=config.gamma)
+    # R(1) = IG - lambda is the paper's form with the price for its cost.
+    return rw.block_rewards(gain, -state.multiplier, gamma=1.0)
+
+
+def _all_finite(tree) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _observed_finite(observation, weight, config):
+    """Whether all that the policy looks at is finite in the streams that count: bool."""
+    block_pixels = config.block_pixels(_block_size(observation))
+    size = tuple(g * p for g, p in zip(_grid_shape(observation), block_pixels, strict=True))
+    seen = [observation.frames, observation.frame_state, observation.outputs]
+    seen = [resize_nearest(x, size) for x in seen if jnp.issubdtype(x.dtype, jnp.floating)]
+    finite = [jnp.isfinite(x).all(axis=(1, 2, 3)) | (weight == 0) for x in seen]
+    return jnp.stack(finite).all()
+
+
+def learn(
+    state: PolicyState,
+    observation: Observation,
+    sampled_grid: jax.Array,
+    executed_grid: jax.Array,
+    new_outputs: jax.Array,
+    config: PolicyConfig,
+    *,
+    weight: jax.Array | None = None,
+    gain: jax.Array | None = None,
+) -> tuple[PolicyState, dict[str, jax.Array]]:
+    """Makes one REINFORCE step (Eq. 11) from one frame.
+
+    Where the observation, the gain, the loss or a gradient is not finite, nothing is learnt and
+    `skipped_updates` goes up; nor is anything where no stream counts.
+
+    Args:
+      state: the policy.
+      observation: what `logits` was given.
+      sampled_grid: the actions that the policy drew [N, Gh, Gw] bool; these are scored.
+      executed_grid: the blocks that were executed, same shape: capacity may add or drop some.
+      new_outputs: logits after this frame [N, h, w, classes].
+      config: the settings.
+      weight: streams that count, bool [N]; a stream whose first frame this is does not. None
+        counts all.
+      gain: information gain per block [N, Gh, Gw], for outputs that are not segmentation logits;
+        None computes it from `observation.outputs` and `new_outputs`.
+
+    Returns:
+      (state, metrics): metrics are float32 scalars.
+    """
+    if gain is None:
+        gain = information_gain(observation.outputs, new_outputs, _grid_shape(observation), config)
+    if weight is None:
+        weight = jnp.ones(gain.shape[:1], bool)
+    counted = weight.astype(jnp.float32)
+    # A block that was not executed gained nothing; outputs that reach across blocks aside.
+    gain = jnp.where(executed_grid & (counted > 0)[:, None, None], gain, 0)
+    rewards = rw.chosen_rewards(sampled_grid, *_rewards(state, gain, config))
+
+    def loss_fn(params):
+        out, batch_stats = _apply(params, state.batch_stats, observation, config, True)
+        return reinforce_loss(out, sampled_grid, rewards, weight=counted), (out, batch_stats)
+
+    (loss, (out, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    finite = _all_finite((loss, grads, gain)) & _observed_finite(observation, counted, config)
+    any_counts = counted.sum() > 0
+    good = finite & any_counts
+
+    updates, opt_state = _optimizer(config).update(grads, state.opt_state, state.params)
+    learnt = (optax.apply_updates(state.params, updates), batch_stats, opt_state)
+    kept = (state.params, state.batch_stats, state.opt_state)
+    params, batch_stats, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(good, new, old), learnt, kept
+    )
+    state = state.replace(
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        step=state.step + good.astype(jnp.int32),
+        skipped_updates=state.skipped_updates + (any_counts & ~finite).astype(jnp.int32),
+    )
+    blocks = jnp.maximum(counted.sum(), 1) * sampled_grid[0].size
+
+    def mean(x):
+        return jnp.sum(x * counted[:, None, None]) / blocks
+
+    metrics = {
+        "loss": loss,
+        "reward": mean(rewards),
+        "information_gain": mean(gain),
+        "probability": mean(jax.nn.sigmoid(out)),
+        "sampled": mean(sampled_grid),
+        "executed": mean(executed_grid),
+        "executed_fraction": state.executed_fraction,
+        "multiplier": state.multiplier,
+        "updated": good.astype(jnp.float32),
+        "skipped_updates": state.skipped_updates.astype(jnp.float32),
+    }
+    return state, metrics
+
+
+def track(
+    state: PolicyState,
+    executed_grid: jax.Array,
+    config: PolicyConfig,
+    *,
+    weight: jax.Array | None = None,
+) -> PolicyState:
+    """Follows the executed fraction; every frame, whether it learns or not.
+
+    sigma <- m sigma + (1 - m) executed; lambda <- lambda + rate (sigma - tau).
+
+    Args:
+      state: the policy.
+      executed_grid: [N, Gh, Gw] bool.
+      config: the settings.
+      weight: streams that count, bool [N]; without any, nothing changes. None counts all.
+    """
+    per_stream = executed_grid.mean(axis=(1, 2), dtype=jnp.float32)
+    counted = jnp.ones_like(per_stream) if weight is None else weight.astype(jnp.float32)
+    executed = jnp.sum(per_stream * counted) / jnp.maximum(counted.sum(), 1)
+    sigma = rw.running_fraction(state.executed_fraction, executed, momentum=config.momentum)
+    multiplier = state.multiplier + config.multiplier_rate * (sigma - config.target)
+    any_counts = counted.sum() > 0
+    return state.replace(
+        executed_fraction=jnp.where(any_counts, sigma, state.executed_fraction),
+        multiplier=jnp.where(any_counts, multiplier, state.multiplier),
+    )

@@ -1,0 +1,113 @@
+"""The policy's settings, typed and checked."""
+
+import dataclasses
+from typing import Literal
+
+from bc_jax.policy.inputs import policy_pixels
+from bc_jax.policy.network import plan_strides
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyConfig:
+    """How the policy looks, what it is rewarded for, and how it learns."""
+
+    # What is maximised: the paper's reward, IG + gamma * s|s|, or IG - lambda, whose multiplier
+    # lambda is learnt so that the target is held.
+    objective: Literal["paper", "constrained"] = "constrained"
+    # Fraction of the blocks to execute, in (0, 1].
+    target: float = 0.3
+    # Information gain of a block: its pixels' largest KL divergence ("kl", the paper's), the share
+    # of its pixels that change class ("change"), or their mean total variation ("tv").
+    gain: Literal["kl", "change", "tv"] = "change"
+    # The gain looks at every (1 / gain_scale)-th row and column of the output.
+    gain_scale: float = 0.25
+    # Weight of the cost in the paper's reward.
+    gamma: float = 5.0
+    # Momentum of the running executed fraction sigma.
+    momentum: float = 0.9
+    # The multiplier changes by this much of (sigma - target) every frame (constrained only).
+    multiplier_rate: float = 0.01
+    # RMSprop's step size.
+    learning_rate: float = 2e-4
+    # Added to the gradient, times the parameters.
+    weight_decay: float = 1e-3
+    # Channels of the policy network's stages.
+    widths: tuple[int, ...] = (8, 16, 32)
+    # Residual blocks in a stage.
+    blocks_per_stage: int = 1
+    # Channels of the head's convolutions.
+    head_width: int = 32
+    # Policy pixels on a block's longer side: the resolution that the policy looks at. The paper's
+    # is 32, that is 1/4 of the frame's resolution with blocks of 128 pixels.
+    pixels_per_block: int = 16
+    # Decay of the batch norm's running statistics.
+    batch_norm_decay: float = 0.98
+    # The network corrects a prior from the block's pixel difference and age, from zero.
+    prior: bool = True
+    # The network sees exp(-age / 4) of each block in place of the previous grid.
+    age_input: bool = True
+
+    def __post_init__(self):
+        for name, options in (
+            ("objective", ("paper", "constrained")),
+            ("gain", ("kl", "change", "tv")),
+        ):
+            if getattr(self, name) not in options:
+                raise ValueError(
+                    f"policy.{name} is {getattr(self, name)!r}; possible are {', '.join(options)}"
+                )
+        for name, low, high, allowed in (
+            ("target", 0, 1, "above 0, at most 1"),
+            ("learning_rate", 0, float("inf"), "above 0"),
+            ("gain_scale", 0, 1, "1 / a whole number"),
+        ):
+            if not low < getattr(self, name) <= high:
+                raise ValueError(f"policy.{name} is {getattr(self, name)}; it must be {allowed}")
+        for name in ("gamma", "multiplier_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"policy.{name} is {getattr(self, name)}; it must be at least 0")
+        for name in ("momentum", "batch_norm_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"policy.{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if abs(round(1 / self.gain_scale) * self.gain_scale - 1) > 1e-6:
+            raise ValueError(f"policy.gain_scale {self.gain_scale} is not 1 / a whole number")
+        if not self.widths or min(*self.widths, self.head_width, self.blocks_per_stage) < 1:
+            raise ValueError(
+                f"policy.widths {self.widths}, head_width {self.head_width} and blocks_per_stage "
+                f"{self.blocks_per_stage} must all be at least 1"
+            )
+        plan_strides((self.pixels_per_block, self.pixels_per_block), len(self.widths))
+
+    def scale(self, block_size: tuple[int, int]) -> float:
+        """Returns the resolution that the policy looks at, as a share of the frame's."""
+        return self.pixels_per_block / max(block_size)
+
+    def block_pixels(self, block_size: tuple[int, int]) -> tuple[int, int]:
+        """Returns the policy pixels per block, (vertical, horizontal)."""
+        return policy_pixels(block_size, self.scale(block_size))
+
+    @classmethod
+    def paper(cls, **changes) -> "PolicyConfig":
+        """Returns the paper's settings to the letter (7.5 GMACs at 1024x2048), `changes` aside."""
+        settings = {
+            "objective": "paper",
+            "target": 0.5,
+            "gain": "kl",
+            "learning_rate": 1e-4,
+            "widths": (32, 64, 128),
+            "head_width": 128,
+            "pixels_per_block": 32,
+            "prior": False,
+            "age_input": False,
+        }
+        return cls(**{**settings, **changes})
+
+    @classmethod
+    def constrained(cls, **changes) -> "PolicyConfig":
+        """Returns the objective with a learnt multiplier, the default, `changes` aside."""
+        return cls(**changes)
+
+    @classmethod
+    def light(cls, **changes) -> "PolicyConfig":
+        """Returns the default at a few per cent of a light network's cost, `changes` aside."""
+        return cls(**{"widths": (8, 16, 32), "pixels_per_block": 8, **changes})
