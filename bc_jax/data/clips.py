@@ -1,0 +1,240 @@
+"""Clips played side by side in N streams, and the position to go on from."""
+
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from typing import NamedTuple
+
+import numpy as np
+
+from bc_jax.data.opening import open_source
+from bc_jax.data.source import Source, shown
+
+
+class Batch(NamedTuple):
+    """One time step of N streams."""
+
+    frames: np.ndarray  # uint8 [N, H, W, 3], RGB
+    reset: np.ndarray  # bool [N], true at the first frame of a clip
+    index: np.ndarray  # int32 [N, 2]: which source, and which of its frames
+
+
+class Clip(NamedTuple):
+    """A stretch of a source that is played from a reset."""
+
+    source: int  # index into the sources
+    start: int  # first frame, counted in the source
+    frames: int | None  # at most so many; None: to the source's end
+
+
+def cut(sources: Sequence[Source], streams: int, clip_frames: int | None = None) -> list[Clip]:
+    """Cut sources into clips: one each, or consecutive ones of `clip_frames` frames.
+
+    A single source that would be a single clip is cut into as many equal segments as there are
+    streams; what is left over goes to the last one.
+
+    Args:
+      sources: with known lengths where they have to be cut.
+      streams: N.
+      clip_frames: frames of a clip (the last of a source may be shorter); None: whole sources.
+
+    Returns:
+      The clips, in the order of the sources.
+
+    Raises:
+      ValueError: fewer clips than streams, or a source to be cut whose length is not known.
+    """
+    if streams < 1:
+        raise ValueError(f"streams is {streams}; it is 1 or more")
+    if clip_frames is not None and clip_frames < 1:
+        raise ValueError(f"clip_frames is {clip_frames}; it is None or 1 and more")
+    clips = []
+    for k, source in enumerate(sources):
+        segments = streams if len(sources) == 1 and clip_frames is None else 1
+        if clip_frames is None and segments == 1:
+            clips.append(Clip(k, 0, None))
+            continue
+        if source.length is None:
+            raise ValueError(
+                f"{source.name} does not tell its length, so it cannot be cut into clips; "
+                "give frames=, or one source for each stream"
+            )
+        step = clip_frames or max(1, source.length // segments)
+        starts = list(range(0, source.length, step))[: None if clip_frames else segments]
+        ends = [*starts[1:], source.length]
+        clips += [Clip(k, a, b - a) for a, b in zip(starts, ends, strict=True)]
+    if len(clips) < streams:
+        raise ValueError(
+            f"{len(clips)} clips are too few for {streams} streams; give more sources, or a "
+            "smaller clip_frames"
+        )
+    return clips
+
+
+def batches(
+    sources: Sequence[Source | str | PathLike] | Source | str | PathLike,
+    streams: int = 1,
+    *,
+    clip_frames: int | None = None,
+    passes: int | None = 1,
+    position: dict | None = None,
+) -> "Batches":
+    """Play clips side by side: stream n plays clips n, n+N, n+2N, ... and resets at each.
+
+    A pass ends when every stream has played all its clips; a stream that is done before begins
+    its clips again, so that a batch is always full.
+
+    Args:
+      sources: one or several; what is no `Source` goes through `open_source`. All of one size.
+      streams: N.
+      clip_frames: see `cut`.
+      passes: how many times to play everything; None: for ever.
+      position: what `Batches.position` was; iteration goes on with the batch after it.
+
+    Returns:
+      An iterator of `Batch`, with the property `position`.
+
+    Raises:
+      ValueError: sources differ in size; see `cut`; or the position belongs to other clips.
+    """
+    if isinstance(sources, Source | str | PathLike):
+        sources = [sources]
+    opened = [s if isinstance(s, Source) else open_source(s) for s in sources]
+    return Batches(opened, streams, clip_frames=clip_frames, passes=passes, position=position)
+
+
+class Batches(Iterator[Batch]):
+    """See `batches`."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        streams: int,
+        *,
+        clip_frames: int | None = None,
+        passes: int | None = 1,
+        position: dict | None = None,
+    ):
+        if not sources:
+            raise ValueError("there are no sources to play")
+        for source in sources[1:]:
+            if source.size != sources[0].size:
+                raise ValueError(
+                    f"{source.name} is {shown(source.size)} (width x height), {sources[0].name} "
+                    f"{shown(sources[0].size)}; open both with one size=(height, width)"
+                )
+        self.size = sources[0].size  # (H, W)
+        self.streams = streams
+        self._sources, self._passes = list(sources), passes
+        self._clips = cut(sources, streams, clip_frames)
+        self._what = {
+            "streams": streams,
+            "clips": [[_file_name(sources[c.source].name), *c[1:]] for c in self._clips],
+        }
+        self._pass, self._step = 0, 0
+        self._players = self._fresh_players()
+        if position is not None:
+            self._restore(position)
+
+    @property
+    def position(self) -> dict:
+        """Where iteration stands, after the batch last returned; holds only what JSON holds."""
+        return {
+            "pass": self._pass,
+            "step": self._step,
+            "streams": [[player.clip, player.frame, player.done] for player in self._players],
+            "of": self._what,
+        }
+
+    def __next__(self) -> Batch:
+        if self._passes is not None and self._pass >= self._passes:
+            raise StopIteration
+        steps = [player.next() for player in self._players]
+        if all(player.done for player in self._players):
+            self.close()
+            self._pass, self._players = self._pass + 1, self._fresh_players()
+            return next(self)
+        self._step += 1
+        frames, reset, index = zip(*steps, strict=True)
+        return Batch(np.stack(frames), np.array(reset), np.array(index, np.int32))
+
+    def close(self):
+        """Close the files that are open; iterating on opens them again where it stands."""
+        for player in self._players:
+            player.close()
+
+    def _fresh_players(self) -> list["_Player"]:
+        return [_Player(self._sources, self._clips[n :: self.streams]) for n in range(self.streams)]
+
+    def _restore(self, position: dict):
+        saved = position.get("of")
+        if saved != self._what:
+            raise ValueError(
+                f"the position was saved for {_summary(saved)}, and these are "
+                f"{_summary(self._what)}; open the same sources, cut in the same way"
+            )
+        self._pass, self._step = position["pass"], position["step"]
+        for player, (clip, frame, done) in zip(self._players, position["streams"], strict=True):
+            player.clip, player.frame, player.done = clip, frame, done
+
+
+class _Player:
+    """One stream: plays its clips in turn, and begins again after the last."""
+
+    def __init__(self, sources: Sequence[Source], clips: Sequence[Clip]):
+        self._sources, self._clips = sources, clips
+        self.clip, self.frame = 0, 0  # the frame to read next
+        self.done = False  # has played all clips once
+        self._frames: Iterator[np.ndarray] | None = None
+        self._reset = True
+
+    def next(self) -> tuple[np.ndarray, bool, tuple[int, int]]:
+        """The next frame, whether it begins a clip, and its (source, frame)."""
+        empty = 0
+        while True:
+            clip = self._clips[self.clip]
+            if self._frames is None:
+                self._open(clip)
+            frame = next(self._frames, None)
+            if frame is not None:
+                break
+            if self.frame == 0:
+                empty += 1
+            if empty == len(self._clips):
+                raise ValueError(f"{self._sources[clip.source].name} yields no frame")
+            self._advance()
+        reset, self._reset = self._reset, False
+        index = (clip.source, clip.start + self.frame)
+        self.frame += 1
+        return frame, reset, index
+
+    def _open(self, clip: Clip):
+        source = self._sources[clip.source]
+        if source.live:  # a camera has no past: it begins anew
+            self.frame = 0
+        self._reset = self.frame == 0
+        left = None if clip.frames is None else clip.frames - self.frame
+        self._frames = iter(source.segment(clip.start + self.frame, left))
+
+    def _advance(self):
+        self.close()
+        self.clip, self.frame = self.clip + 1, 0
+        if self.clip == len(self._clips):
+            self.clip, self.done = 0, True
+
+    def close(self):
+        if self._frames is not None:
+            self._frames.close()
+            self._frames = None
+
+
+def _file_name(name: str) -> str:
+    """A source's name without its folder, which may differ from machine to machine."""
+    return name.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _summary(what) -> str:
+    if not isinstance(what, dict) or not {"streams", "clips"} <= what.keys():
+        return "something else"
+    names = list(dict.fromkeys(str(clip[0]) for clip in what["clips"]))
+    shown_names = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{what['streams']} streams of {len(what['clips'])} clips from {shown_names}"

@@ -1,0 +1,69 @@
+"""One function that opens whatever frames can come from."""
+
+import dataclasses
+import re
+from os import PathLike
+from pathlib import Path
+
+from bc_jax.data.folder import open_folder
+from bc_jax.data.source import OnError, Source
+from bc_jax.data.video import open_camera, open_video
+
+_CLIPS = Path(__file__).parent / "clips"
+
+
+def shipped_clips() -> dict[str, Path]:
+    """The clips that come with the package: name -> video file; CREDITS.md beside them."""
+    return {path.stem: path for path in sorted(_CLIPS.glob("*.mp4"))}
+
+
+def open_source(
+    spec: str | PathLike,
+    *,
+    size: tuple[int, int] | None = None,
+    start: int = 0,
+    frames: int | None = None,
+    on_error: OnError = "raise",
+) -> Source:
+    """Open a video file, a folder of images, a camera or a shipped clip.
+
+    Args:
+      spec: a path of a video file or of a folder of PNG or JPEG images (read in natural order),
+        'camera:0' for the first camera (Video4Linux), or the name of a shipped clip such as
+        'pedestrians' ('./pedestrians' is a path).
+      size: (height, width) to resize every frame to; None leaves them and insists on one size.
+      start: the first frame to yield, counted from 0. Those before it are decoded and dropped,
+        since seeking is not exact to the frame in every format.
+      frames: at most so many frames; None for all.
+      on_error: at a frame that cannot be read, 'raise' raises `TruncatedVideo` after the last
+        frame that can be; 'stop' ends there with a warning.
+
+    Returns:
+      A `Source`: iterate it for uint8 RGB [H, W, 3]; it knows `size`, `fps` and `length`.
+
+    Raises:
+      ValueError: the spec leads to nothing that frames can be read from, or start lies beyond
+        the end.
+      FileNotFoundError: there is no such path.
+    """
+    if camera := re.fullmatch(r"camera:([0-9]+)", str(spec)):
+        source = open_camera(int(camera[1]))
+    elif str(spec).startswith("camera:"):
+        raise ValueError(f"{str(spec)!r}: a camera is given by its number, such as 'camera:0'")
+    else:
+        source = _open_path(spec)
+    source = dataclasses.replace(source, on_error=on_error, resize=size, size=size or source.size)
+    return source.segment(start, frames)
+
+
+def _open_path(spec: str | PathLike) -> Source:
+    clips = shipped_clips()
+    path = clips[spec] if isinstance(spec, str) and spec in clips else Path(spec).expanduser()
+    if path.is_dir():
+        return open_folder(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no file or folder {path}; give a video file, a folder of images, "
+            f"'camera:0', or a clip that comes with the package: {', '.join(clips)}"
+        )
+    return open_video(path)

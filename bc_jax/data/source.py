@@ -1,0 +1,125 @@
+"""A source of frames: what a video file, a folder of images and a camera have in common."""
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+
+OnError = Literal["raise", "stop"]
+
+
+class TruncatedVideo(ValueError):
+    """A source that ends, or cannot be decoded any further, before its last frame.
+
+    Args:
+      message: what was read and what can be done.
+      frames_read: frames, counted from the beginning of the file, that could be read.
+    """
+
+    def __init__(self, message: str, frames_read: int):
+        super().__init__(message)
+        self.frames_read = frames_read
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Frames of one video; iterating starts anew each time and yields uint8 RGB [H, W, 3].
+
+    Iterating raises `TruncatedVideo` after the last frame that can be read (it only warns where
+    `on_error` is 'stop'), and `ValueError` at a frame whose size is not the first one's where no
+    `resize` was asked for.
+    """
+
+    name: str  # what was opened, for messages
+    size: tuple[int, int]  # (H, W) of the frames as they are yielded
+    fps: float | None  # frames per second, where known
+    length: int | None  # frames that iterating yields, where known
+    # decode(skip) yields the frames from frame `skip` on, in their own sizes
+    decode: Callable[[int], Iterator[np.ndarray]] = dataclasses.field(repr=False)
+    start: int = 0  # first frame, counted in the file
+    frames: int | None = None  # at most so many frames; None: all
+    resize: tuple[int, int] | None = None  # (H, W) that every frame is resized to
+    on_error: OnError = "raise"
+    live: bool = False  # a camera: it has no past, so it cannot be started at a frame
+
+    def __post_init__(self):
+        if self.on_error not in ("raise", "stop"):
+            raise ValueError(f"on_error is {self.on_error!r}; it can be 'raise' or 'stop'")
+        if self.start < 0:
+            raise ValueError(f"start is {self.start}; frames are counted from 0")
+        if self.live and self.start:
+            raise ValueError(f"{self.name} is live: start must be 0, not {self.start}")
+        if self.frames is not None and self.frames < 0:
+            raise ValueError(f"frames is {self.frames}; it can be None (all) or 0 and more")
+        if self.resize is not None and min(self.resize) < 1:
+            raise ValueError(f"size is {self.resize}; it is (height, width) in pixels")
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        index = self.start
+        frames = self.decode(self.start)
+        try:
+            for frame in itertools.islice(frames, self.frames):
+                yield self._fitted(frame, index)
+                index += 1
+        except TruncatedVideo as error:
+            if self.on_error == "raise":
+                raise
+            warnings.warn(str(error), stacklevel=2)
+        finally:
+            frames.close()
+
+    def segment(self, start: int, frames: int | None = None) -> "Source":
+        """The frames from `start` on, at most `frames` of them, counted within this source.
+
+        Args:
+          start: >= 0; at most `length` where that is known.
+          frames: None for all that are left.
+
+        Raises:
+          ValueError: start lies beyond the end.
+        """
+        if self.length is not None and start > self.length:
+            raise ValueError(f"start {start} is beyond the end of {self.name}: it has "
+                             f"{self.length} frames")  # fmt: skip
+        left = None if self.frames is None else max(0, self.frames - start)
+        frames = left if frames is None else frames if left is None else min(left, frames)
+        length = None if self.length is None else self.length - start
+        if length is not None and frames is not None:
+            length = min(length, frames)
+        return dataclasses.replace(self, start=self.start + start, frames=frames, length=length)
+
+    def _fitted(self, frame: np.ndarray, index: int) -> np.ndarray:
+        size = frame.shape[:2]
+        if size == self.size:
+            return frame
+        if self.resize is None:
+            raise ValueError(
+                f"{self.name}: frame {index} is {shown(size)} (width x height), the first one "
+                f"{shown(self.size)}; resize all frames to one size with size={self.size}"
+            )
+        return resize(frame, self.resize)
+
+
+def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize bilinearly, averaging where it shrinks.
+
+    Args:
+      frame: uint8 [H, W, 3].
+      size: (height, width).
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    from PIL import Image
+
+    height, width = size
+    image = Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def shown(size: tuple[int, int]) -> str:
+    """(H, W) as people write it: width x height."""
+    return f"{size[1]}x{size[0]}"
