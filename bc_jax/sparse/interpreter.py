@@ -1,0 +1,264 @@
+"""Running a program block by block.
+
+`Context` is what a rule sees: the executed blocks, and three services that need memory: `exchange`
+(tiles with their halo), `dense` (a value for all blocks, for operations that mix all of space) and
+`align` (the part of a whole array that belongs to each tile). `interpret` walks the program. The
+same walk, with a `Context` that has no memory, finds out what memory the program needs.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bc_jax.sparse import halo as halos
+from bc_jax.sparse.blocks import Blocks, combine, split
+from bc_jax.sparse.halo import Halo
+from bc_jax.sparse.program import Constant, Op, Program
+from bc_jax.sparse.rules import RULES
+from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Whole, inverse, plain, varies
+
+
+@dataclasses.dataclass
+class Plan:
+    """What a program must remember from frame to frame, found by walking it once.
+
+    Attributes:
+        halos: per tensor, the widest halo that any reader asks for, and its tiles' shape and dtype.
+        dense: per tensor, shape and dtype of the array kept for dense fallbacks.
+    """
+
+    halos: dict[str, tuple[Halo, jax.ShapeDtypeStruct]] = dataclasses.field(default_factory=dict)
+    dense: dict[str, jax.ShapeDtypeStruct] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Record:
+    """What happened to one operation; the rows of `explain`.
+
+    Attributes:
+        op: the operation.
+        where: "blocks", "whole" (a dense fallback) or "constant" (depends on no frame).
+        reason: why an operation on blocks fell back, else "".
+        halo: the halo that it read, else None.
+        taps: multiply-accumulates per output element, where a rule knows better than the shapes.
+    """
+
+    op: Op
+    where: str
+    reason: str = ""
+    halo: Halo | None = None
+    taps: float | None = None
+
+
+class Context:
+    """What the rules share while one frame runs."""
+
+    def __init__(self, blocks: Blocks, program: Program, plan: Plan, memory: dict | None):
+        """Without memory, the walk only notes in `plan` what it would need."""
+        self.blocks = blocks
+        self.program = program
+        self.plan = plan
+        self.memory = memory
+        self.halo_read: Halo | None = None
+        self.taps: float | None = None
+        self.reason = ""
+        self._padded: dict = {}
+        self._combined: dict = {}
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The grid's rows and columns."""
+        return self.blocks.grid_shape[1:]
+
+    def shape(self, x: Blocked) -> tuple[int, ...]:
+        """The shape that the program sees, without padding around the image."""
+        n, gh, gw = self.blocks.grid_shape
+        sizes = (n, gh * x.tiles.shape[1], gw * x.tiles.shape[2], *x.tiles.shape[3:])
+        return tuple(sizes[place] for place in inverse(x.order))
+
+    def padded_shape(self, x: Blocked) -> tuple[int, ...]:
+        """The shape that the program sees, with the padding around the image."""
+        shape = list(self.shape(x))
+        for axis, (low, high) in zip(x.axes[1:], x.pad, strict=True):
+            shape[axis] += low + high
+        return tuple(shape)
+
+    def exchange(self, x: Blocked, halo: Halo, pad_value) -> jax.Array:
+        """Tiles of `x` with their halo: [K, top + h + bottom, left + w + right, *rest]."""
+        if halo == Halo():
+            return x.tiles
+        self.halo_read = halo
+        if x.fresh:
+            return halos.window_halo(x.dense, self.blocks, halo=halo, pad_value=pad_value)
+        h, w = x.tiles.shape[1:3]
+        if self.memory is None:
+            kept, _ = self.plan.halos.get(x.key, (Halo(), None))
+            tile = jax.ShapeDtypeStruct(x.tiles.shape[1:], x.tiles.dtype)
+            self.plan.halos[x.key] = (kept.union(halo), tile)
+            pads = [(0, 0), halo[:2], halo[2:]] + [(0, 0)] * (x.tiles.ndim - 3)
+            return jnp.pad(x.tiles, pads)
+        widest = self.plan.halos[x.key][0] if pad_value != "edge" else halo
+        at = (x.key, str(pad_value), widest)
+        if at not in self._padded:
+            memory = self.memory["halos"]
+            if (x.key, "stored") not in self._padded:
+                memory[x.key] = halos.store(memory[x.key], x.tiles, self.blocks)
+                self._padded[x.key, "stored"] = True
+            self._padded[at] = halos.read_halo(
+                x.tiles, memory[x.key], self.blocks, halo=widest, pad_value=pad_value
+            )
+        top, left = widest.top - halo.top, widest.left - halo.left
+        return self._padded[at][
+            :, top : top + halo.top + h + halo.bottom, left : left + halo.left + w + halo.right
+        ]
+
+    def dense(self, value):
+        """A value for all blocks, as an array in the program's layout."""
+        if not isinstance(value, Blocked):
+            return plain(value)
+        array = jnp.transpose(self._dense(value), inverse(value.order))
+        if value.pad != NO_PAD:
+            config = [(0, 0, 0)] * value.rank
+            for axis, (low, high) in zip(value.axes[1:], value.pad, strict=True):
+                config[axis] = (low, high, 0)
+            array = jax.lax.pad(array, jnp.asarray(value.pad_value, array.dtype), config)
+        return array
+
+    def _dense(self, x: Blocked) -> jax.Array:
+        if x.dense is not None:
+            return x.dense
+        n, gh, gw = self.blocks.grid_shape
+        h, w, *rest = x.tiles.shape[1:]
+        shape = jax.ShapeDtypeStruct((n, gh * h, gw * w, *rest), x.tiles.dtype)
+        if self.memory is None:
+            self.plan.dense[x.key] = shape
+            return jnp.zeros(shape.shape, shape.dtype)
+        if x.key not in self._combined:
+            kept = self.memory["dense"][x.key]
+            self.memory["dense"][x.key] = combine(kept, x.tiles, self.blocks)
+            self._combined[x.key] = self.memory["dense"][x.key]
+        return self._combined[x.key]
+
+    def align(self, value, like: Blocked) -> jax.Array:
+        """What belongs to each tile of `like`: an array that broadcasts against its tiles.
+
+        Args:
+            value: scalar, or an array with the rank of `like`, each axis of `like`'s size or 1.
+            like: the value it meets.
+        """
+        array = value.array if isinstance(value, Whole) else jnp.asarray(value)
+        if array.ndim == 0:
+            return array
+        array = jnp.transpose(array, like.order)
+        n, gh, gw = self.blocks.grid_shape
+        height, width = gh * like.tiles.shape[1], gw * like.tiles.shape[2]
+        full = [size == 1 or array.shape[i] == size for i, size in enumerate((n, height, width))]
+        across = [f and array.shape[i] > 1 for i, f in enumerate(full)]
+        if not any(across):
+            return array
+        rows, columns = (gh if across[1] else 1), (gw if across[2] else 1)
+        size, h, w = array.shape[0], array.shape[1] // rows, array.shape[2] // columns
+        cut = array.reshape(size, rows, h, columns, w, *array.shape[3:])
+        places = [
+            c if spread else jnp.zeros_like(c)
+            for c, spread in zip(self.blocks.coordinates(), across, strict=True)
+        ]
+        return cut[places[0], places[1], :, places[2]]
+
+    def as_blocked(self, value, axes: tuple[int, int, int]) -> Blocked | None:
+        """A frame-like whole value as tiles, with N, H and W at `axes`; None if it is not one."""
+        if isinstance(value, Blocked):
+            return value
+        if not varies(value):
+            return None
+        n, gh, gw = self.blocks.grid_shape
+        shape = value.shape
+        sizes = [shape[a] for a in axes]
+        if sizes[0] != n or sizes[1] % gh or sizes[2] % gw:
+            return None
+        rest = [a for a in range(len(shape)) if a not in axes]
+        dense = jnp.transpose(value.full, (*axes, *rest))
+        return Blocked(split(dense, self.blocks), axes, dense=dense, fresh=True)
+
+
+def interpret(context: Context, args: list, records: list[Record] | None = None) -> list:
+    """Run the program.
+
+    Args:
+        context: blocks, program and memory; its memory is updated.
+        args: the program's arguments, `Blocked`, `Whole` or plain arrays.
+        records: where to note what happened to each operation.
+
+    Returns:
+        The program's results, `Blocked`, `Whole` or plain arrays.
+    """
+    program = context.program
+    values = dict(zip(program.inputs, args, strict=True))
+
+    def read(operand):
+        return operand.value if isinstance(operand, Constant) else values[operand]
+
+    for op in program.ops:
+        operands = [read(operand) for operand in op.inputs]
+        context.halo_read, context.taps, context.reason = None, None, ""
+        results, where, reason = _run(context, op, operands)
+        for number, result in zip(op.outputs, results, strict=True):
+            if isinstance(result, Blocked) and result.key is None:
+                result = result.same(key=f"{number}_{op.name}")
+            values[number] = result
+        if records is not None:
+            records.append(Record(op, where, reason, context.halo_read, context.taps))
+    return [read(output) for output in program.outputs]
+
+
+def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
+    moves = any(varies(x) for x in operands)
+    reason = f"no rule for {op.name}"
+    if op.name in RULES and any(isinstance(x, Blocked | Whole) for x in operands):
+        try:
+            results = RULES[op.name](context, op, *operands)
+            results = results if isinstance(results, list) else [results]
+            blocked = any(isinstance(r, Blocked) for r in results)
+            return (
+                results,
+                "blocks" if blocked else "whole" if moves else "constant",
+                context.reason,
+            )
+        except Declined as declined:
+            reason = str(declined)
+    if op.name == "broadcast_in_dim" and not any(isinstance(x, Blocked) for x in operands):
+        return [_spread(op, operands[0])], "whole" if moves else "constant", ""
+    results = op.bind(*[context.dense(x) for x in operands])
+    if not moves:
+        return results, "constant", ""
+    if not any(isinstance(x, Blocked) for x in operands):
+        reason = ""
+    return [Whole(r, r.shape) for r in results], "whole", reason
+
+
+def _spread(op: Op, operand) -> Whole:
+    """A broadcast that is not carried out until it must be."""
+    shape = tuple(op.params["shape"])
+    small = [1] * len(shape)
+    array = jnp.asarray(operand.full if isinstance(operand, Whole) else operand)
+    for axis, at in enumerate(op.params["broadcast_dimensions"]):
+        small[at] = array.shape[axis]
+    return Whole(array.reshape(small), shape, varies(operand))
+
+
+def memory_for(plan: Plan, total: int) -> dict:
+    """Zeroed memory for a plan, `total` blocks in all streams."""
+    return {
+        "halos": {
+            key: halos.init_memory(halo, total, tile.shape, tile.dtype)
+            for key, (halo, tile) in plan.halos.items()
+        },
+        "dense": {key: jnp.zeros(s.shape, s.dtype) for key, s in plan.dense.items()},
+    }
+
+
+def nbytes(tree) -> int:
+    """Bytes of all arrays, or shapes, of a pytree."""
+    return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))

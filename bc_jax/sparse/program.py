@@ -1,0 +1,157 @@
+"""A traced function as a flat list of primitive operations.
+
+`trace` runs `jax.make_jaxpr` and enters every nested call (jit, custom derivatives, remat, named
+calls), so that the interpreter sees one list of operations on numbered values. Control flow (scan,
+while, cond) is not entered: each is one operation.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import numpy as np
+
+# Calls that only wrap a jaxpr, and the parameters under which they keep it.
+_CALLS = {
+    "jit", "pjit", "closed_call", "core_call", "named_call", "xla_call", "checkpoint", "remat",
+    "remat2", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
+}  # fmt: skip
+_CALL_PARAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_LARGEST_STATIC = 1 << 22  # elements; larger values are not evaluated while tracing
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constant:
+    """A value that is known before the program runs: a literal or a closed-over array."""
+
+    value: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Op:
+    """One primitive operation.
+
+    Attributes:
+        primitive: the JAX primitive.
+        inputs: number of a value, or a Constant, for each operand.
+        outputs: numbers of the results.
+        params: the primitive's parameters.
+        in_shapes: shape of each operand.
+        out_avals: shape and dtype of each result.
+    """
+
+    primitive: Any
+    inputs: tuple[int | Constant, ...]
+    outputs: tuple[int, ...]
+    params: dict[str, Any]
+    in_shapes: tuple[tuple[int, ...], ...]
+    out_avals: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        """The primitive's name."""
+        return self.primitive.name
+
+    def bind(self, *operands, **changed) -> list:
+        """Run the operation, with some parameters changed; always a list of results."""
+        found = self.primitive.get_bind_params(self.params | changed)
+        # Older versions of JAX return the functions that a call takes beside the parameters.
+        functions, params = found if isinstance(found, tuple) else ((), found)
+        results = self.primitive.bind(*functions, *operands, **params)
+        return list(results) if self.primitive.multiple_results else [results]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A flat program: `inputs` are the numbers of the function's flattened arguments."""
+
+    ops: tuple[Op, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int | Constant, ...]
+    out_tree: Any
+    producers: dict[int, Op]
+    _known: dict[int, np.ndarray | None] = dataclasses.field(default_factory=dict)
+
+    @property
+    def holds_tracers(self) -> bool:
+        """Whether the function closes over values that are being traced themselves."""
+        constants = [x for op in self.ops for x in (*op.inputs, *self.outputs)]
+        return any(
+            isinstance(x, Constant) and isinstance(x.value, jax.core.Tracer) for x in constants
+        )
+
+    def static(self, value: int | Constant) -> np.ndarray | None:
+        """Evaluate a value that depends on no argument (a resize matrix, say); None if it does."""
+        if isinstance(value, Constant):
+            known = not isinstance(value.value, jax.core.Tracer)
+            return np.asarray(value.value) if known else None
+        if value not in self._known:
+            self._known[value] = self._evaluate(value)
+        return self._known[value]
+
+    def _evaluate(self, value: int) -> np.ndarray | None:
+        op = self.producers.get(value)
+        if op is None or any(np.prod(a.shape) > _LARGEST_STATIC for a in op.out_avals):
+            return None
+        operands = [self.static(operand) for operand in op.inputs]
+        if any(operand is None for operand in operands):
+            return None
+        with jax.ensure_compile_time_eval():
+            results = op.bind(*operands)
+        return np.asarray(results[op.outputs.index(value)])
+
+
+def trace(function: Callable, *args) -> Program:
+    """Trace a function of pytrees of arrays (or of shapes) into a flat program."""
+    leaves, in_tree = jax.tree.flatten(args)
+    out_trees = []
+
+    def flat(*leaves):
+        results, out_tree = jax.tree.flatten(function(*jax.tree.unflatten(in_tree, leaves)))
+        out_trees.append(out_tree)
+        return results
+
+    closed = jax.make_jaxpr(flat)(*leaves)
+    ops: list[Op] = []
+    fresh = iter(range(1 << 62))
+    inputs = tuple(next(fresh) for _ in leaves)
+    outputs = _inline(closed.jaxpr, [Constant(c) for c in closed.consts], inputs, ops, fresh)
+    producers = {number: op for op in ops for number in op.outputs}
+    return Program(tuple(ops), inputs, tuple(outputs), out_trees[0], producers)
+
+
+def _inline(jaxpr, consts, args, ops: list[Op], fresh) -> list:
+    """Append the jaxpr's operations to `ops`; returns its results as numbers and constants."""
+    env: dict[Any, int | Constant] = dict(zip(jaxpr.constvars, consts, strict=True))
+    env |= dict(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom):
+        return Constant(atom.val) if isinstance(atom, jex.Literal) else env[atom]
+
+    for eqn in jaxpr.eqns:
+        operands = [read(atom) for atom in eqn.invars]
+        inner = next((eqn.params[p] for p in _CALL_PARAMS if p in eqn.params), None)
+        if eqn.primitive.name in _CALLS and inner is not None and not _is_relu(eqn):
+            if isinstance(inner, jex.ClosedJaxpr):
+                inner, inner_consts = inner.jaxpr, [Constant(c) for c in inner.consts]
+            else:
+                inner_consts = []
+            results = _inline(inner, inner_consts, operands, ops, fresh)
+        else:
+            results = [next(fresh) for _ in eqn.outvars]
+            avals = tuple(v.aval for v in eqn.outvars)
+            shapes = tuple(tuple(v.aval.shape) for v in eqn.invars)
+            ops.append(
+                Op(eqn.primitive, tuple(operands), tuple(results), eqn.params, shapes, avals)
+            )
+        env.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _is_relu(eqn) -> bool:
+    # jax.nn.relu defines its own derivative at zero, which entering it would lose.
+    if eqn.primitive.name != "custom_jvp_call":
+        return False
+    return [inner.params.get("name") for inner in eqn.params["call_jaxpr"].eqns] == ["relu"]

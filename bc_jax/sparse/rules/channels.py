@@ -1,0 +1,158 @@
+"""Operations along axes that are not space: reductions, softmax's parts, slices, dense layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bc_jax.sparse.rules.elementwise import leader
+from bc_jax.sparse.rules.registry import rule
+from bc_jax.sparse.values import Blocked, Declined, Whole
+
+
+def _after_removing(axes: tuple[int, ...], removed) -> tuple[int, ...]:
+    return tuple(a - sum(r < a for r in removed) for a in axes)
+
+
+@rule("reduce_max", "reduce_min", "reduce_sum", "reduce_prod", "reduce_and", "reduce_or")
+def reduce(context, op, x):
+    """Over channels: on the tiles. Over all of space: each block's own part is remembered."""
+    x = leader([x])
+    axes = tuple(op.params["axes"])
+    stream, *space = x.axes
+    if stream in axes or any(a in axes for a in space) != all(a in axes for a in space):
+        raise Declined("reduces over a part of space")
+    if space[0] not in axes:
+        (tiles,) = op.bind(x.tiles, axes=tuple(x.tile_axis(a) for a in axes))
+        return x.new(tiles, _after_removing(x.axes, axes))
+    # One value per block: a frame of 1 x 1 tiles, small to remember and cheap to reduce whole.
+    tile_axes = tuple(x.tile_axis(a) for a in axes)
+    (parts,) = op.bind(x.tiles, axes=tile_axes)
+    parts = jnp.expand_dims(parts, tile_axes)
+    parts = Blocked(parts, x.axes, key=f"{op.outputs[0]}_blocks")
+    context.reason = "reduces over all of space; cheap, from one value per block"
+    whole = context.dense(parts)
+    (whole,) = op.bind(whole, axes=axes)
+    return Whole(whole, whole.shape)
+
+
+@rule("argmax", "argmin")
+def arg_reduce(context, op, x):
+    """Arg-max and arg-min over an axis that is not space."""
+    x = leader([x])
+    (axis,) = op.params["axes"]
+    _not_space(x, axis)
+    (tiles,) = op.bind(x.tiles, axes=(x.tile_axis(axis),))
+    return x.new(tiles, _after_removing(x.axes, (axis,)))
+
+
+@rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+def cumulative(context, op, x):
+    """Cumulative reductions along an axis that is not space."""
+    x = leader([x])
+    _not_space(x, op.params["axis"])
+    (tiles,) = op.bind(x.tiles, axis=x.tile_axis(op.params["axis"]))
+    return x.new(tiles)
+
+
+@rule("sort")
+def sort(context, op, *operands):
+    """Sorts along an axis that is not space."""
+    first = leader(operands)
+    if not all(isinstance(x, Blocked) for x in operands):
+        raise Declined("sorts a blocked array with one that is not")
+    _not_space(first, op.params["dimension"])
+    dimension = first.tile_axis(op.params["dimension"])
+    return [first.new(t) for t in op.bind(*[x.tiles for x in operands], dimension=dimension)]
+
+
+@rule("top_k")
+def top_k(context, op, x):
+    """The largest entries along an axis that is not space."""
+    x = leader([x])
+    axis = op.params.get("axis", x.rank - 1) % x.rank
+    _not_space(x, axis)
+    at = x.tile_axis(axis)
+    values, indices = jax.lax.top_k(jnp.moveaxis(x.tiles, at, -1), op.params["k"])
+    return [x.new(jnp.moveaxis(t, -1, at)) for t in (values, indices)]
+
+
+def _not_space(x: Blocked, axis: int) -> None:
+    if axis in x.axes:
+        raise Declined("runs along space")
+
+
+@rule("concatenate")
+def concatenate(context, op, *operands):
+    """Along an axis that is not space; whole and constant parts are cut into tiles."""
+    first = leader(operands)
+    _not_space(first, op.params["dimension"])
+    axis = first.tile_axis(op.params["dimension"])
+    tiles = []
+    for x in operands:
+        if isinstance(x, Blocked):
+            tiles.append(x.tiles)
+        else:
+            part = context.align(x, first)
+            shape = (*first.tiles.shape[:3], *part.shape[3:])
+            tiles.append(jnp.broadcast_to(part, shape))
+    return first.new(jnp.concatenate(tiles, axis=axis))
+
+
+@rule("split")
+def split(context, op, x):
+    """Along an axis that is not space."""
+    x = leader([x])
+    _not_space(x, op.params["axis"])
+    parts = op.bind(x.tiles, axis=x.tile_axis(op.params["axis"]))
+    return [x.new(part) for part in parts]
+
+
+@rule("rev")
+def rev(context, op, x):
+    """Along axes that are not space."""
+    x = leader([x])
+    for axis in op.params["dimensions"]:
+        _not_space(x, axis)
+    dimensions = tuple(x.tile_axis(a) for a in op.params["dimensions"])
+    return x.new(jax.lax.rev(x.tiles, dimensions))
+
+
+@rule("slice")
+def slice_(context, op, x):
+    """Cuts channels; along space only a regular subsampling that keeps blocks apart."""
+    x = leader([x])
+    p = op.params
+    return _slice(context, x, p["start_indices"], p["limit_indices"], p["strides"])
+
+
+@rule("dynamic_slice")
+def dynamic_slice(context, op, x, *starts):
+    """As slice, where the start is known while tracing."""
+    x = leader([x])
+    known = [context.program.static(i) for i in op.inputs[1 : 1 + x.rank]]
+    if any(k is None for k in known):
+        raise Declined("slices at a place that is computed")
+    sizes = op.params["slice_sizes"]
+    shape = context.shape(x)
+    at = [int(np.clip(k, 0, d - s)) for k, d, s in zip(known, shape, sizes, strict=True)]
+    return _slice(context, x, at, [a + s for a, s in zip(at, sizes, strict=True)], None)
+
+
+def _slice(context, x: Blocked, start, limit, strides) -> Blocked:
+    strides = strides or (1,) * x.rank
+    index = [slice(None)] * x.rank
+    shape = context.shape(x)
+    for axis in range(x.rank):
+        first, last, step = int(start[axis]), int(limit[axis]), int(strides[axis])
+        if axis == x.axes[0]:
+            if (first, last, step) != (0, shape[axis], 1):
+                raise Declined("selects streams")
+        elif axis in x.axes:
+            tile = x.tiles.shape[1 + x.axes[1:].index(axis)]
+            whole = tile % step == 0 and first < step and last > shape[axis] - step + first
+            if not whole:
+                raise Declined("cuts a part out of space")
+            index[x.tile_axis(axis)] = slice(first, None, step)
+        else:
+            index[x.tile_axis(axis)] = slice(first, last, step)
+    return x.new(x.tiles[tuple(index)])

@@ -1,0 +1,152 @@
+"""Operations that move or reshape axes, and padding."""
+
+import jax
+import jax.numpy as jnp
+
+from bc_jax.sparse.rules.elementwise import leader
+from bc_jax.sparse.rules.registry import rule
+from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain, varies
+
+
+@rule("transpose")
+def transpose(context, op, x):
+    """Renames the axes; only those that are not space change the tiles."""
+    if not isinstance(x, Blocked):
+        raise Declined("")
+    permutation = tuple(op.params["permutation"])
+    axes = tuple(permutation.index(a) for a in x.axes)
+    rest = [x.tile_axis(a) for a in permutation if a in x.rest]
+    if rest == sorted(rest):
+        pad = x.pad
+        return x.same(axes=axes, pad=pad)
+    if x.pad != NO_PAD:
+        raise Declined("transposes a padded image")
+    return x.new(jnp.transpose(x.tiles, (0, 1, 2, *rest)), axes)
+
+
+@rule("squeeze")
+def squeeze(context, op, x):
+    """Drops axes of size one that are not space."""
+    x = leader([x])
+    removed = tuple(op.params["dimensions"])
+    if any(a in x.axes for a in removed):
+        raise Declined("drops an axis of space")
+    tiles = jnp.squeeze(x.tiles, tuple(x.tile_axis(a) for a in removed))
+    axes = tuple(a - sum(r < a for r in removed) for a in x.axes)
+    return x.new(tiles, axes)
+
+
+@rule("broadcast_in_dim")
+def broadcast_in_dim(context, op, x, *dynamic):
+    """Adds axes and repeats along them, space staying as it is."""
+    shape, target = op.params["shape"], tuple(op.params["broadcast_dimensions"])
+    x = leader([x])
+    before = context.shape(x)
+    axes = tuple(target[a] for a in x.axes)
+    if any(shape[target[a]] != before[a] for a in x.axes):
+        raise Declined("repeats along space")
+    # Operand axes keep their order, so the tiles' rest does too.
+    rest = [a for a in range(len(shape)) if a not in axes]
+    sizes = x.tiles.shape[:3] + tuple(shape[a] for a in rest)
+    dims = (0, 1, 2, *(3 + rest.index(target[a]) for a in x.rest))
+    tiles = jax.lax.broadcast_in_dim(x.tiles, sizes, dims)
+    return x.new(tiles, axes)
+
+
+@rule("reshape")
+def reshape(context, op, x):
+    """Splits and merges axes as long as blocks stay apart (depth-to-space, head splitting)."""
+    x = leader([x])
+    if op.params.get("dimensions") is not None:
+        raise Declined("reshapes in another order")
+    before, after = context.shape(x), tuple(op.params["new_sizes"])
+    grid = dict(zip(x.axes, (1, *context.grid), strict=True))  # blocks along each axis of space
+    axes: dict[int, int] = {}
+    split_shape: list[int] = []  # the tile's shape in the program's order, N being 1
+    for old, new in _groups(before, after, x.axes[0]):
+        space = [a for a in old if a in x.axes]
+        if not space:
+            split_shape += [after[a] for a in new]
+            continue
+        axis = space[0]
+        leading = [a for a in old if before[a] > 1 or a == axis]
+        if len(space) > 1 or leading[0] != axis:
+            raise Declined("merges an axis of space into another")
+        candidates = [a for a in new if after[a] > 1] or list(new)
+        if not candidates:
+            raise Declined("drops an axis of space")
+        at = candidates[0]
+        if axis == x.axes[0] and (after[at] != before[axis] or len(leading) > 1):
+            raise Declined("mixes streams")
+        if after[at] % grid[axis]:
+            raise Declined("cuts blocks apart")
+        axes[axis] = at
+        for a in new:
+            split_shape.append(after[a] // grid[axis] if a == at else after[a])
+    new_axes = tuple(axes[a] for a in x.axes)
+    # Tiles in the program's order, K in the place of N; reshaped; and back.
+    order = x.order
+    tiles = jnp.transpose(x.tiles, tuple(order.index(a) for a in range(x.rank)))
+    split_shape[new_axes[0]] = context.blocks.capacity
+    tiles = tiles.reshape(split_shape)
+    rest = [a for a in range(len(after)) if a not in new_axes]
+    return x.new(jnp.transpose(tiles, (*new_axes, *rest)), new_axes)
+
+
+def _groups(before, after, stream):
+    """Pair runs of old and new axes whose sizes multiply to the same."""
+    groups, i, j = [], 0, 0
+    while i < len(before) or j < len(after):
+        old, new = [], []
+        if i < len(before):
+            old.append(i)
+            i += 1
+        if j < len(after):
+            new.append(j)
+            j += 1
+        while True:
+            a, b = _product(before, old), _product(after, new)
+            if a == b and (old or i == len(before)) and (new or j == len(after)):
+                break
+            if (a < b or not old) and i < len(before):
+                old.append(i)
+                i += 1
+            elif j < len(after):
+                new.append(j)
+                j += 1
+            else:
+                raise Declined("reshapes across space")
+        groups.append((old, new))
+    # Axes of size one at a group's end may belong to the next one; an axis of space needs a place.
+    return groups
+
+
+def _product(shape, axes):
+    result = 1
+    for a in axes:
+        result *= shape[a]
+    return result
+
+
+@rule("pad")
+def pad(context, op, x, value):
+    """Pads channels; around the image it only notes the padding, which a window then reads."""
+    x = leader([x])
+    if varies(value):
+        raise Declined("pads with a computed value")
+    config = op.params["padding_config"]
+    space = [tuple(int(v) for v in config[a]) for a in x.axes]
+    if space[0] != (0, 0, 0) or any(interior for _, _, interior in space):
+        raise Declined("puts gaps into space")
+    rest = [tuple(int(v) for v in config[a]) for a in x.rest]
+    around = tuple((low, high) for low, high, _ in space[1:])
+    if any(any(r) for r in rest):
+        if around != NO_PAD:
+            raise Declined("pads channels and space at once")
+        return x.new(jax.lax.pad(x.tiles, plain(value), [(0, 0, 0)] * 3 + rest))
+    if around == NO_PAD:
+        return x
+    constant = context.program.static(op.inputs[1])
+    if constant is None:
+        raise Declined("pads with a computed value")
+    return x.same(pad=around, pad_value=float(constant))

@@ -1,0 +1,191 @@
+"""Windows over space: convolutions of every kind, and pooling.
+
+A tile of `h` pixels makes a tile of `oh` results. Result `o` of the whole frame reads the pixels at
+`o * stride - low + k * dilation`, k being the window's places; with gaps between pixels
+(`lhs_dilation`, a transposed convolution) the same holds on the image with the gaps. `Axis` says
+what this means for one tile along one axis.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from bc_jax.sparse import lowering
+from bc_jax.sparse.halo import Halo
+from bc_jax.sparse.rules.registry import rule
+from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain, varies
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """A window along one axis of one tile.
+
+    Attributes:
+        before: pixels it reads in front of the tile; negative where it skips the tile's first ones.
+        after: likewise behind the tile.
+        pad: what is left to pad, (low, high), once those pixels are there: gaps only.
+        out: results per tile.
+    """
+
+    before: int
+    after: int
+    pad: tuple[int, int]
+    out: int
+
+
+def window_axis(
+    tile: int, blocks: int, *, size: int, stride: int, dilation: int, gaps: int, low: int, high: int
+) -> Axis:
+    """Geometry of a window; declines where its results do not fall into the blocks.
+
+    Args:
+        tile: pixels per tile.
+        blocks: tiles along the axis.
+        size: the window's places.
+        stride: pixels between results.
+        dilation: pixels between the window's places.
+        gaps: distance of neighbouring pixels, 1 for none in between.
+        low: padding in front of the image.
+        high: padding behind it.
+    """
+    reach = (size - 1) * dilation
+    image = (tile * blocks - 1) * gaps + 1
+    results = (image + low + high - reach - 1) // stride + 1
+    if tile * gaps % stride or results != blocks * (tile * gaps // stride):
+        raise Declined("the result's pixels do not fall into the blocks")
+    out = tile * gaps // stride
+    before = low // gaps  # floor also where low is negative
+    after = (out * stride - stride - low + reach) // gaps - (tile - 1)
+    pad_low = low - before * gaps
+    have = (before + tile + after - 1) * gaps + 1
+    pad_high = (out - 1) * stride + reach + 1 - pad_low - have
+    return Axis(before, after, (pad_low, pad_high), out)
+
+
+def read_window(context, x: Blocked, axes: tuple[Axis, Axis], pad_value):
+    """The tiles' pixels that a window needs: halo added, skipped pixels cut."""
+    rows, columns = axes
+    halo = Halo(*(max(0, v) for v in (rows.before, rows.after, columns.before, columns.after)))
+    tiles = context.exchange(x, halo, pad_value)
+    cut = []
+    for axis, size in zip(axes, tiles.shape[1:3], strict=True):
+        cut.append(slice(max(0, -axis.before), size - max(0, -axis.after)))
+    return tiles[:, cut[0], cut[1]]
+
+
+def _padding(x: Blocked, padding, pad_value):
+    """The operation's own padding and the image's, as one."""
+    if x.pad == NO_PAD:
+        return padding
+    if x.pad_value != pad_value and any(any(p) for p in padding):
+        raise Declined("the image is padded with one value and the window with another")
+    return [(a + c, b + d) for (a, b), (c, d) in zip(padding, x.pad, strict=True)]
+
+
+@rule("conv_general_dilated")
+def convolution(context, op, x, kernel):
+    """Every convolution over two axes of space, blocked along both."""
+    p = op.params
+    numbers = p["dimension_numbers"]
+    if isinstance(kernel, Blocked):
+        raise Declined("the kernel is made of blocks")
+    if len(numbers.lhs_spec) != 4 or p["batch_group_count"] != 1:
+        raise Declined("not a convolution over two axes of space")
+    stream, channel, *space = numbers.lhs_spec
+    x = context.as_blocked(x, (stream, *space))
+    if x is None:
+        raise Declined("the input is not cut into blocks")
+    if x.axes[0] != stream or channel in x.axes:
+        raise Declined("convolves along another axis than space")
+    turn = [space.index(a) for a in x.axes[1:]]  # the program's place of rows, of columns
+    rhs_out, rhs_in, *rhs_space = numbers.rhs_spec
+    kernel = jnp.transpose(plain(kernel), (*(rhs_space[t] for t in turn), rhs_in, rhs_out))
+    padding = _padding(x, [p["padding"][t] for t in turn], 0)
+    axes = tuple(
+        window_axis(
+            x.tiles.shape[1 + i],
+            context.grid[i],
+            size=kernel.shape[i],
+            stride=p["window_strides"][t],
+            dilation=p["rhs_dilation"][t],
+            gaps=p["lhs_dilation"][t],
+            low=int(padding[i][0]),
+            high=int(padding[i][1]),
+        )
+        for i, t in enumerate(turn)
+    )
+    tiles = read_window(context, x, axes, x.pad_value if x.pad != NO_PAD else 0)
+    result = lowering.convolve(
+        tiles,
+        kernel,
+        strides=tuple(p["window_strides"][t] for t in turn),
+        padding=tuple(axis.pad for axis in axes),
+        lhs_dilation=tuple(p["lhs_dilation"][t] for t in turn),
+        rhs_dilation=tuple(p["rhs_dilation"][t] for t in turn),
+        groups=p["feature_group_count"],
+        precision=p["precision"],
+        preferred=p["preferred_element_type"],
+    )
+    out_stream, _, *out_space = numbers.out_spec
+    return x.new(result, (out_stream, *(out_space[t] for t in turn)))
+
+
+_IDENTITY = {"reduce_window_max": -np.inf, "reduce_window_min": np.inf, "reduce_window_sum": 0}
+
+
+def _identity(name: str, dtype):
+    value = _IDENTITY[name]
+    if value == 0 or jnp.issubdtype(dtype, jnp.floating):
+        return value
+    info = jnp.iinfo(dtype)
+    return info.min if value < 0 else info.max
+
+
+@rule(*_IDENTITY)
+def pooling(context, op, x):
+    """Max, min and sum pooling over space."""
+    p = op.params
+    if not isinstance(x, Blocked):
+        moving = [a for a, size in enumerate(p["window_dimensions"]) if size > 1]
+        if len(moving) != 2 or 0 in moving:
+            raise Declined("")
+        x = context.as_blocked(x, (0, *moving))
+        if x is None:
+            raise Declined("the input is not cut into blocks")
+    still = [a for a in range(x.rank) if a not in x.axes[1:]]
+    whole = {k: [p[k][a] for a in still] for k in _POOL_PARAMS}
+    if any(v != 1 for k in _POOL_PARAMS for v in whole[k]) or any(
+        any(p["padding"][a]) for a in still
+    ):
+        raise Declined("pools over another axis than space")
+    if any(p["base_dilation"][a] != 1 for a in x.axes):
+        raise Declined("pools with gaps")
+    identity = _identity(op.name, x.tiles.dtype)
+    padding = _padding(x, [p["padding"][a] for a in x.axes[1:]], identity)
+    axes = tuple(
+        window_axis(
+            x.tiles.shape[1 + i],
+            context.grid[i],
+            size=p["window_dimensions"][a],
+            stride=p["window_strides"][a],
+            dilation=p["window_dilation"][a],
+            gaps=1,
+            low=int(padding[i][0]),
+            high=int(padding[i][1]),
+        )
+        for i, a in enumerate(x.axes[1:])
+    )
+    tiles = read_window(context, x, axes, x.pad_value if x.pad != NO_PAD else identity)
+    result = lowering.pool(
+        tiles,
+        op.name,
+        size=tuple(p["window_dimensions"][a] for a in x.axes[1:]),
+        strides=tuple(p["window_strides"][a] for a in x.axes[1:]),
+        dilation=tuple(p["window_dilation"][a] for a in x.axes[1:]),
+        out=tuple(axis.out for axis in axes),
+    )
+    return x.new(result)
+
+
+_POOL_PARAMS = ("window_dimensions", "window_strides", "window_dilation", "base_dilation")

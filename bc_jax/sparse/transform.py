@@ -1,0 +1,277 @@
+"""`blockcopy`: from a function of a frame to a function of a video."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from bc_jax.sparse.blocks import Blocks, block_index, combine, executed_grid, split
+from bc_jax.sparse.explain import Report, make_report
+from bc_jax.sparse.interpreter import Context, Plan, Record, interpret, memory_for
+from bc_jax.sparse.program import Program, trace
+from bc_jax.sparse.values import Blocked, Whole, inverse, plain
+
+
+@struct.dataclass
+class FrameState:
+    """What a block-sparse network remembers of a video; N streams of B = Gh * Gw blocks.
+
+    Attributes:
+        frames: [N, H, W, C], the frame state: each block's pixels when it was last executed.
+        outputs: what the network returned for the last frame, a pytree of the network's shapes.
+        grid: bool [N, Gh, Gw], the blocks that were executed in the last frame.
+        memory: per tensor of the network, what its neighbours or its dense fallbacks need.
+    """
+
+    frames: jax.Array
+    outputs: Any
+    grid: jax.Array
+    memory: dict[str, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Traced:
+    """A network traced for one shape of frames."""
+
+    program: Program
+    plan: Plan
+    records: list[Record]
+    outputs: Any  # pytree of ShapeDtypeStruct
+    grid_shape: tuple[int, int, int]
+
+
+class BlockCopy:
+    """A network that runs block-sparsely in time; made by `blockcopy`."""
+
+    def __init__(self, apply_fn: Callable, block_size: tuple[int, int]):
+        """See `blockcopy`."""
+        self.apply_fn = apply_fn
+        self.block_size = block_size
+        self._traced: dict[Any, _Traced] = {}
+
+    def __repr__(self) -> str:
+        """The network and its block size."""
+        name = getattr(self.apply_fn, "__name__", type(self.apply_fn).__name__)
+        return f"blockcopy({name}, block_size={self.block_size})"
+
+    def grid_shape(self, frames) -> tuple[int, int, int]:
+        """Streams, rows and columns of the grid for frames [N, H, W, C]; checks their shape.
+
+        Raises:
+            ValueError: where the frames are not [N, H, W, C] or are not made of whole blocks.
+        """
+        shape = tuple(frames.shape)
+        if len(shape) != 4:
+            raise ValueError(f"frames must be [N, H, W, C]; got shape {shape}")
+        for name, size, block in zip(("height", "width"), shape[1:3], self.block_size, strict=True):
+            if size % block or not size:
+                raise ValueError(_not_whole(name, size, block, self.block_size))
+        return shape[0], shape[1] // self.block_size[0], shape[2] // self.block_size[1]
+
+    def init(self, params, frames) -> FrameState:
+        """A zeroed state. Every block must be executed in the first frame.
+
+        Args:
+            params: the network's parameters.
+            frames: [N, H, W, C]; only shape and dtype matter.
+
+        Returns:
+            FrameState of zeros; works under `jax.eval_shape`.
+        """
+        traced = self._trace(params, frames)
+        n, gh, gw = traced.grid_shape
+        return FrameState(
+            frames=jnp.zeros(frames.shape, frames.dtype),
+            outputs=jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), traced.outputs),
+            grid=jnp.zeros((n, gh, gw), bool),
+            memory=memory_for(traced.plan, n * gh * gw),
+        )
+
+    def __call__(self, params, state: FrameState, frames, grid, *, capacity: int | None = None):
+        """Run one frame of each stream on the blocks that the grid selects.
+
+        Args:
+            params: the network's parameters.
+            state: what `init` or the last call returned.
+            frames: [N, H, W, C].
+            grid: bool [N, Gh, Gw], the blocks to execute.
+            capacity: K, the most blocks that run, over all streams; static. None means all. Of more
+                blocks than K the first K in row-major order run; `state.grid` says which.
+
+        Returns:
+            The network's outputs, and the next state.
+
+        Raises:
+            ValueError: where shapes do not fit the state or the block size, with what would.
+        """
+        traced = self._trace(params, frames)
+        n, gh, gw = traced.grid_shape
+        _check_call(state, frames, grid, traced)
+        total = n * gh * gw
+        capacity = total if capacity is None else check_capacity(capacity, total)
+        blocks = Blocks(block_index(jnp.asarray(grid), capacity=capacity), traced.grid_shape)
+        tiles = split(frames, blocks)
+        kept_frames = combine(state.frames, tiles, blocks)
+        memory = {kind: dict(kept) for kind, kept in state.memory.items()}
+        context = Context(blocks, traced.program, traced.plan, memory)
+        image = Blocked(tiles, (0, 1, 2), key="frames", dense=kept_frames)
+        results = interpret(context, [*_array_leaves(params), image])
+        kept_outputs = jax.tree.leaves(state.outputs)
+        if len(kept_outputs) != len(results):
+            raise ValueError("the state's outputs are not this network's; make it with init")
+        outputs = [
+            _finish(context, result, kept)
+            for result, kept in zip(results, kept_outputs, strict=True)
+        ]
+        outputs = jax.tree.unflatten(traced.program.out_tree, outputs)
+        return outputs, FrameState(kept_frames, outputs, executed_grid(blocks), memory)
+
+    def explain(self, params, frames) -> Report:
+        """What runs where, and what it costs; computes nothing.
+
+        Args:
+            params: the network's parameters, or their shapes.
+            frames: [N, H, W, C], or its shape.
+
+        Returns:
+            A report; `str(report)` is a table.
+        """
+        traced = self._trace(params, frames)
+        state = jax.eval_shape(self.init, params, frames)
+        return make_report(traced.records, traced.grid_shape, state)
+
+    def _trace(self, params, frames) -> _Traced:
+        grid_shape = self.grid_shape(frames)
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _array_leaves(params)]
+        frame_shape = jax.ShapeDtypeStruct(frames.shape, frames.dtype)
+        key = (jax.tree.structure(params), *((s.shape, s.dtype) for s in (*shapes, frame_shape)))
+        if key in self._traced:
+            return self._traced[key]
+        rebuild = _rebuilder(params)
+        program = trace(lambda leaves, f: self.apply_fn(rebuild(leaves), f), shapes, frame_shape)
+        plan, records, outputs = _walk(program, shapes, frame_shape, grid_shape)
+        traced = _Traced(program, plan, records, outputs, grid_shape)
+        if not program.holds_tracers:
+            self._traced[key] = traced
+        return traced
+
+
+def blockcopy(apply_fn: Callable, block_size: int | tuple[int, int] = 128) -> BlockCopy:
+    """Make any JAX network block-sparse in time (Verelst & Tuytelaars, ICCV 2021).
+
+    Args:
+        apply_fn: `apply_fn(params, frames)`, frames [N, H, W, C], to a pytree of [N, h, w, c].
+            Any JAX function: what cannot run block by block runs whole, see `explain`.
+        block_size: pixels per block, or (height, width).
+
+    Returns:
+        A callable `(params, state, frames, grid, capacity=K) -> (outputs, state)` with `init` and
+        `explain`. It is pure: use it under `jax.jit` (capacity static), `jax.lax.scan`, `jax.vmap`
+        and `jax.grad`.
+
+    Raises:
+        TypeError: where apply_fn is not callable.
+        ValueError: where block_size is not one or two positive integers.
+    """
+    if not callable(apply_fn):
+        raise TypeError(f"apply_fn must be callable as apply_fn(params, frames); got {apply_fn!r}")
+    sizes = (block_size, block_size) if isinstance(block_size, int) else tuple(block_size)
+    if len(sizes) != 2 or any(not isinstance(s, int) or s < 1 for s in sizes):
+        raise ValueError(f"block_size must be a positive integer or two; got {block_size!r}")
+    return BlockCopy(apply_fn, sizes)
+
+
+def check_capacity(capacity, total: int) -> int:
+    """The capacity, if it is an integer from 1 to the number of blocks; ValueError otherwise."""
+    if isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
+        raise ValueError(f"capacity must be a static integer from 1 to {total}; got {capacity!r}")
+    if not 1 <= int(capacity) <= total:
+        raise ValueError(f"capacity must be from 1 to {total}, all blocks; got {int(capacity)}")
+    return int(capacity)
+
+
+def _is_array(leaf) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def _array_leaves(params) -> list:
+    return [
+        leaf if _is_array(leaf) else jnp.asarray(leaf)
+        for leaf in jax.tree.leaves(params)
+        if _is_array(leaf) or isinstance(leaf, int | float | complex)
+    ]
+
+
+def _rebuilder(params) -> Callable:
+    """Put array leaves back among those that are not arrays (functions and names in modules)."""
+    leaves, tree = jax.tree.flatten(params)
+    fixed = [None if _is_array(x) or isinstance(x, int | float | complex) else (x,) for x in leaves]
+
+    def rebuild(arrays):
+        arrays = iter(arrays)
+        return jax.tree.unflatten(tree, [f[0] if f else next(arrays) for f in fixed])
+
+    return rebuild
+
+
+def _walk(program: Program, shapes, frame_shape, grid_shape):
+    """Walk the program once without computing: the plan, the records, the outputs' shapes."""
+    plan, records = Plan(), []
+    total = grid_shape[0] * grid_shape[1] * grid_shape[2]
+
+    def walk(params, frames):
+        blocks = Blocks(jnp.arange(total, dtype=jnp.int32), grid_shape)
+        context = Context(blocks, program, plan, None)
+        image = Blocked(split(frames, blocks), (0, 1, 2), key="frames", dense=frames)
+        results = interpret(context, [*params, image], records)
+        arrays = [_whole_output(context, r) for r in results]
+        return jax.tree.unflatten(program.out_tree, arrays)
+
+    return plan, records, jax.eval_shape(walk, shapes, frame_shape)
+
+
+def _whole_output(context: Context, result):
+    if isinstance(result, Blocked):
+        return jnp.zeros(context.padded_shape(result), result.tiles.dtype)
+    return jnp.asarray(plain(result))
+
+
+def _finish(context: Context, result, kept: jax.Array) -> jax.Array:
+    """An output of the program for all blocks."""
+    if isinstance(result, Whole) or not isinstance(result, Blocked):
+        return jnp.broadcast_to(plain(result), kept.shape).astype(kept.dtype)
+    if context.padded_shape(result) != context.shape(result):
+        raise ValueError("an output is padded around the image; crop it in apply_fn")
+    order = result.order
+    array = combine(jnp.transpose(kept, order), result.tiles, context.blocks)
+    return jnp.transpose(array, inverse(order))
+
+
+def _not_whole(name: str, size: int, block: int, block_size) -> str:
+    padded = -(-size // block) * block
+    near = [d for d in range(1, size + 1) if size % d == 0]
+    fits = min(near, key=lambda d: (abs(d - block), -d))
+    other = (fits, block_size[1]) if name == "height" else (block_size[0], fits)
+    return (
+        f"frame {name} {size} is not a multiple of the block {name} {block}; "
+        f"pad to {padded} or use block_size={other}"
+    )
+
+
+def _check_call(state: FrameState, frames, grid, traced: _Traced) -> None:
+    if not isinstance(state, FrameState):
+        raise ValueError(f"state must be the FrameState that init returns; got {type(state)}")
+    if state.frames.shape != frames.shape or state.frames.dtype != frames.dtype:
+        raise ValueError(
+            f"frames are {frames.dtype}{list(frames.shape)} but the state was made for "
+            f"{state.frames.dtype}{list(state.frames.shape)}; make a new state with init"
+        )
+    shape, dtype = getattr(grid, "shape", None), getattr(grid, "dtype", None)
+    if shape != traced.grid_shape or dtype != bool:
+        raise ValueError(
+            f"grid must be bool {list(traced.grid_shape)}, a block each; "
+            f"got {dtype} {None if shape is None else list(shape)}"
+        )

@@ -1,0 +1,106 @@
+"""What a value of the traced program is while it runs block-sparsely.
+
+A value is `Blocked` (known on the executed blocks), `Whole` (known everywhere: the result of a dense
+fallback, or something repeated over space), or a plain array that depends on no frame.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+NO_PAD = ((0, 0), (0, 0))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Blocked:
+    """A frame-like value, on the executed blocks.
+
+    Tiles are always laid out `[K, h, w, *rest]`; `axes` says where the program has these three, so
+    that transposing a value costs nothing and channels-first networks run channels-last.
+
+    Attributes:
+        tiles: [K, h, w, *rest], `rest` in the program's order.
+        axes: where N, H and W stand in the program's shape.
+        key: names the tensor's memory; values with the same tiles share it.
+        pad: pixels of `pad_value` that the program has put around the image: ((top, bottom),
+            (left, right)); only windowed operations can read a padded value.
+        pad_value: what the image is padded with.
+        dense: [N, H, W, *rest] where the value is at hand for all blocks, else None.
+        fresh: whether `dense` is this frame's everywhere, so that halos can be read from it.
+    """
+
+    tiles: jax.Array
+    axes: tuple[int, int, int]
+    key: str | None = None
+    pad: tuple[tuple[int, int], tuple[int, int]] = NO_PAD
+    pad_value: float = 0
+    dense: jax.Array | None = None
+    fresh: bool = False
+
+    @property
+    def rank(self) -> int:
+        """The number of axes the program sees."""
+        return self.tiles.ndim
+
+    @property
+    def rest(self) -> tuple[int, ...]:
+        """The program's axes that are not N, H or W, in the order of the tiles'."""
+        return tuple(a for a in range(self.rank) if a not in self.axes)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The program's axes in the order of the tiles'."""
+        return (*self.axes, *self.rest)
+
+    def tile_axis(self, axis: int) -> int:
+        """Where the tiles have the program's axis."""
+        return self.order.index(axis)
+
+    def same(self, **changes) -> "Blocked":
+        """Another view of the same tiles, with the same memory."""
+        return dataclasses.replace(self, **changes)
+
+    def new(self, tiles: jax.Array, axes: tuple[int, int, int] | None = None) -> "Blocked":
+        """A new value on the same blocks."""
+        return Blocked(tiles, self.axes if axes is None else axes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Whole:
+    """An array that is known in full, in the program's layout.
+
+    Attributes:
+        array: of the program's rank; an axis of size 1 may stand for one of `shape`'s size, so that
+            what is repeated over space stays small until it meets a tile.
+        shape: the shape that the program sees.
+        varies: whether it depends on the frame.
+    """
+
+    array: jax.Array
+    shape: tuple[int, ...]
+    varies: bool = True
+
+    @property
+    def full(self) -> jax.Array:
+        """The array in the program's shape."""
+        return jnp.broadcast_to(self.array, self.shape)
+
+
+def varies(value) -> bool:
+    """Whether a value depends on the frame."""
+    return isinstance(value, Blocked) or (isinstance(value, Whole) and value.varies)
+
+
+def plain(value) -> jax.Array:
+    """The array of a value that is not blocked."""
+    return value.full if isinstance(value, Whole) else value
+
+
+def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    """The permutation that undoes `order`."""
+    return tuple(order.index(i) for i in range(len(order)))
+
+
+class Declined(Exception):
+    """A rule's word that it cannot run an operation block by block; says why."""
