@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import Dtype, PReLU, batch_norm, conv
+from .layers import KERNEL_INIT, Dtype, PReLU, batch_norm, conv
 
 DILATIONS = (1, 2, 4, 8, 16)
 EPSILON = 1e-3  # of every batch norm
@@ -13,7 +13,14 @@ STRIDE = 8  # of the deepest features; the frame's sides are multiples of it
 
 def _upsample(features: int, dtype: Dtype, name: str) -> nn.ConvTranspose:
     return nn.ConvTranspose(
-        features, (2, 2), strides=(2, 2), padding="VALID", use_bias=False, dtype=dtype, name=name
+        features,
+        (2, 2),
+        strides=(2, 2),
+        padding="VALID",
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=KERNEL_INIT,
+        name=name,
     )
 
 

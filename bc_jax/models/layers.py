@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Dtype = Any
+# Keeps the size of gradients through a ReLU; `variables.random_variables` draws likewise.
+KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def conv(
@@ -34,7 +36,7 @@ def conv(
         kernel_dilation=(dilation, dilation),
         use_bias=use_bias,
         dtype=dtype,
-        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        kernel_init=KERNEL_INIT,
         name=name,
     )
 

@@ -1,0 +1,319 @@
+"""The networks: trained weights against the authors' outputs, layers against slow loops, sizes."""
+
+import ast
+import functools
+import math
+from collections import defaultdict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from bc_jax.models import NAMES, ESPNet, SwiftNet, load, read_variables, write_variables
+from bc_jax.models.layers import PReLU, adaptive_avg_pool, conv, resize_bilinear
+from bc_jax.models.variables import flatten, random_variables
+
+
+@pytest.fixture(scope="module")
+def espnet():
+    network = load("espnet_cityscapes")
+    return network, jax.jit(network.apply_fn)
+
+
+@pytest.fixture(scope="module")
+def reference(root):
+    with np.load(root / "tests/data/espnet_reference.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def template(module):
+    return jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+# --- ESPNet, with its weights ---
+
+
+def test_espnet_gives_its_authors_logits(espnet, reference):
+    network, apply_fn = espnet
+    frames = reference["image_bgr"][None, ..., ::-1]
+    logits = np.asarray(apply_fn(network.params, frames))[0]
+    assert logits.shape == (128, 256, 20)
+    # Every third pixel both ways meets all phases of the 8x upsampling.
+    np.testing.assert_allclose(logits[::3, ::3], reference["logits_every_third"], atol=1e-3)
+    np.testing.assert_array_equal(logits.argmax(-1), reference["classes"])
+
+
+def test_espnet_gives_its_authors_classes_on_a_whole_frame(espnet, reference, root):
+    network, apply_fn = espnet
+    frames = np.asarray(Image.open(root / "tests/data/frame300.png"))[None]
+    assert frames.shape == (1, 576, 768, 3)
+    classes = np.asarray(apply_fn(network.params, frames))[0].argmax(-1)
+    expected = reference["frame300_classes"]
+    assert (classes == expected).mean() >= 0.999
+    # The picture is worth the comparison: it holds persons, and several classes besides.
+    assert (classes == network.class_names.index("person")).sum() > 500
+    assert len(np.unique(expected)) > 5
+
+
+def test_uint8_and_float_frames_give_the_same(espnet, reference):
+    network, apply_fn = espnet
+    frames = reference["image_bgr"][None, :64, :64, ::-1]
+    from_uint8 = apply_fn(network.params, frames)
+    from_float = apply_fn(network.params, frames.astype(np.float32) / 255)
+    np.testing.assert_allclose(from_uint8, from_float, atol=1e-4)
+
+
+def test_espnet_in_bfloat16_keeps_the_classes(reference):
+    network = load("espnet_cityscapes", dtype=jnp.bfloat16)
+    frames = reference["image_bgr"][None, ..., ::-1]
+    logits = jax.jit(network.apply_fn)(network.params, frames)
+    assert logits.dtype == jnp.bfloat16
+    agreement = (np.asarray(logits[0], np.float32).argmax(-1) == reference["classes"]).mean()
+    assert agreement > 0.98
+
+
+def test_espnet_says_which_sizes_it_takes():
+    network = load("espnet_cityscapes")
+    with pytest.raises(ValueError, match=r"100x64 pixels.*multiples of 8; pad to 104x64"):
+        network.apply_fn(network.params, jnp.zeros((1, 100, 64, 3)))
+
+
+def equations(jaxpr, names=()):
+    """Every equation of a jaxpr and those called within, with the names of the calls around it."""
+    for equation in jaxpr.eqns:
+        yield equation, names
+        inner = (*names, equation.params.get("name", equation.primitive.name))
+        for value in equation.params.values():
+            if hasattr(value, "jaxpr"):
+                yield from equations(value.jaxpr, inner)
+            elif hasattr(value, "eqns"):
+                yield from equations(value, inner)
+
+
+def traced(module, shape):
+    variables = template(module)
+    return jax.make_jaxpr(module.apply)(variables, jax.ShapeDtypeStruct(shape, jnp.float32)).jaxpr
+
+
+def test_espnet_branches_read_one_tensor_and_upsampling_is_one_convolution():
+    readers, transposed = defaultdict(set), 0
+    for equation, _ in equations(traced(ESPNet(), (1, 64, 64, 3))):
+        if equation.primitive.name == "conv_general_dilated":
+            readers[equation.invars[0]].add(equation.params["rhs_dilation"][0])
+            transposed += equation.params["lhs_dilation"] == (2, 2)
+    blocks = [dilations for dilations in readers.values() if dilations == {1, 2, 4, 8, 16}]
+    assert len(blocks) == 2 + 2 + 8 + 1  # downsampling, level 2, level 3, decoder
+    assert transposed == 3
+
+
+# --- SwiftNet ---
+
+
+def macs(module, height, width):
+    """Multiply-accumulates of convolutions and matrix products; resizing is left out, as usual."""
+    total = 0
+    for equation, names in equations(traced(module, (1, height, width, 3))):
+        if equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += equation.outvars[0].aval.size * math.prod(kernel) // features
+        elif equation.primitive.name == "dot_general" and "_resize" not in names:
+            contracted = equation.params["dimension_numbers"][0][0]
+            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += equation.outvars[0].aval.size * depth
+    return total
+
+
+@pytest.mark.parametrize("backbone, gmacs", [("resnet18", 104.0), ("resnet50", 205.8)])
+def test_swiftnet_costs_what_its_authors_report(backbone, gmacs):
+    assert macs(SwiftNet(backbone), 1024, 2048) / 1e9 == pytest.approx(gmacs, rel=0.02)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("size", [(64, 128), (65, 99)])
+def test_swiftnet_gives_logits_at_stride_4_for_any_size(backbone, size):
+    module = SwiftNet(backbone, num_classes=7, base_width=8, decoder_width=12)
+    logits = jax.eval_shape(module.apply, template(module), jnp.zeros((2, *size, 3)))
+    assert logits.shape == (2, -(-size[0] // 4), -(-size[1] // 4), 7)
+
+
+def test_swiftnet_widths_are_adjustable():
+    wide, narrow = (
+        sum(leaf.size for leaf in jax.tree.leaves(template(module)["params"]))
+        for module in (SwiftNet(), SwiftNet(base_width=16, decoder_width=32))
+    )
+    assert wide == pytest.approx(11.8e6, rel=0.01)
+    assert narrow < wide / 15
+
+
+def test_swiftnet_knows_its_backbones():
+    with pytest.raises(ValueError, match="'resnet19': choose one of resnet18, resnet34, resnet50"):
+        template(SwiftNet("resnet19"))
+
+
+@pytest.mark.parametrize(
+    "module", [SwiftNet(base_width=4, decoder_width=6), ESPNet(depth2=1, depth3=1)]
+)
+def test_training_updates_all_batch_statistics(module):
+    variables = random_variables(jax.random.key(0), template(module))
+    x = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
+    apply = jax.jit(functools.partial(module.apply, train=True, mutable="batch_stats"))
+    logits, updated = apply(variables, x)
+    assert np.isfinite(logits).all()
+    for name, old in flatten(variables["batch_stats"]).items():
+        assert not np.array_equal(old, flatten(updated["batch_stats"])[name]), name
+
+
+# --- load ---
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_loads_and_describes_itself(name):
+    key = None if name == "espnet_cityscapes" else jax.random.key(0)
+    network = load(name, key=key)
+    frames = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.uint8)
+    logits = jax.eval_shape(network.apply_fn, network.params, frames)
+    classes = len(network.class_names)
+    assert logits.shape == (2, 64 // network.stride, 96 // network.stride, classes)
+    assert set(network.params) == {"params", "batch_stats"}
+    assert network.palette.shape == (classes, 3) and network.palette.dtype == np.uint8
+    assert len(np.unique(network.palette, axis=0)) == classes
+    assert network.class_names[11] == "person"
+
+
+def test_any_number_of_classes_has_names_and_colours():
+    network = load("swiftnet_rn18", base_width=4, num_classes=150, key=jax.random.key(0))
+    assert network.class_names[149] == "class 149"
+    assert len(np.unique(network.palette, axis=0)) == 150
+
+
+def small(**options):
+    return load("swiftnet_rn18", base_width=4, decoder_width=6, **options)
+
+
+def test_one_architecture_has_one_apply_fn():
+    first, second = small(key=jax.random.key(0)), small(key=jax.random.key(1))
+    assert first.apply_fn is second.apply_fn
+    assert first.apply_fn is not small(key=jax.random.key(0), num_classes=5).apply_fn
+
+
+def test_random_parameters_follow_the_key_and_the_initialisers():
+    module = ESPNet(depth2=0, depth3=0)
+    # This generator's programs compile fast.
+    key = jax.random.key(0, impl="unsafe_rbg")
+    own = flatten(jax.jit(module.init)(key, jnp.zeros((1, 8, 8, 3))))
+    drawn = flatten(random_variables(jax.random.key(0), template(module)))
+    assert own.keys() == drawn.keys()
+    for name, leaf in own.items():
+        if name.endswith("/kernel"):
+            # Five standard errors of the two estimates' difference.
+            ratio = np.std(np.asarray(drawn[name])) / np.std(np.asarray(leaf))
+            assert abs(ratio - 1) < 5 * math.sqrt(1 / leaf.size), name
+        else:
+            np.testing.assert_array_equal(leaf, drawn[name], err_msg=name)
+    again = flatten(random_variables(jax.random.key(0), template(module)))
+    other = flatten(random_variables(jax.random.key(1), template(module)))
+    name = "params/encoder/level1/conv/kernel"
+    np.testing.assert_array_equal(drawn[name], again[name])
+    assert not np.array_equal(drawn[name], other[name])
+
+
+def test_load_takes_parameters_and_names_those_that_do_not_fit(tmp_path):
+    network = small(key=jax.random.key(0))
+    write_variables(tmp_path / "weights.npz", network.params)
+    stored = read_variables(tmp_path / "weights.npz")
+    jax.tree.map(np.testing.assert_array_equal, stored, network.params)
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.npz"]
+    assert small(params=stored).apply_fn is network.apply_fn
+
+    del stored["params"]["spp"]["spp0"]
+    stored["params"]["more"] = np.zeros(1)
+    stored["params"]["logits"]["conv"]["bias"] = np.zeros(3)
+    with pytest.raises(ValueError, match="5 entries do not fit") as error:
+        small(params=stored)
+    for fault in (
+        "missing params/spp/spp0/conv/kernel",
+        "missing params/spp/spp0/norm/scale",
+        "surplus params/more",
+        r"misshapen params/logits/conv/bias: (3,), not (19,)",
+    ):
+        assert fault in str(error.value)
+
+
+def test_load_says_what_is_possible():
+    with pytest.raises(ValueError, match=r"'swiftnet'.*espnet_cityscapes, swiftnet_rn18"):
+        load("swiftnet")
+    with pytest.raises(ValueError, match="no weights of its own: give key="):
+        load("swiftnet_rn18")
+    with pytest.raises(ValueError, match="comes with its weights"):
+        load("espnet_cityscapes", key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "frames, message",
+    [
+        (jnp.zeros((1, 64, 64, 3), jnp.int32), "type int32: give uint8, or floating point"),
+        (jnp.zeros((64, 64, 3), jnp.uint8), r"shape \(64, 64, 3\): RGB frames are \[N, H, W, 3\]"),
+        (jnp.zeros((1, 64, 64, 4), jnp.uint8), r"shape \(1, 64, 64, 4\)"),
+    ],
+)
+def test_frames_of_another_kind_are_refused(frames, message):
+    network = small(key=jax.random.key(0))
+    with pytest.raises(ValueError, match=message):
+        network.apply_fn(network.params, frames)
+
+
+def test_models_import_nothing_of_the_project_but_models(root):
+    for file in (root / "bc_jax/models").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level <= 1 and not (node.module or "").startswith("bc_jax"), file
+            elif isinstance(node, ast.Import):
+                assert not any(name.name.startswith("bc_jax") for name in node.names), file
+
+
+# --- layers, against loops ---
+
+
+@pytest.mark.parametrize("size", [(8, 16), (7, 13), (32, 64), (3, 5)])
+@pytest.mark.parametrize("grid", [(8, 16), (4, 7), (2, 4), (1, 1)])
+def test_adaptive_pooling_averages_each_cell(size, grid):
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    expected = np.zeros((2, *grid, 3))
+    for i, j in np.ndindex(*grid):
+        top, bottom = math.floor(i * size[0] / grid[0]), math.ceil((i + 1) * size[0] / grid[0])
+        left, right = math.floor(j * size[1] / grid[1]), math.ceil((j + 1) * size[1] / grid[1])
+        expected[:, i, j] = x[:, top:bottom, left:right].mean(axis=(1, 2))
+    np.testing.assert_allclose(adaptive_avg_pool(jnp.asarray(x), grid), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(6, 10), (12, 20), (7, 9), (2, 3)])
+def test_resizing_interpolates_between_pixel_centres(size):
+    x = np.random.default_rng(1).normal(size=(1, 6, 10, 2)).astype(np.float32)
+    expected = np.zeros((1, *size, 2))
+    for i, j in np.ndindex(*size):
+        y = np.clip((i + 0.5) * 6 / size[0] - 0.5, 0, 5)
+        z = np.clip((j + 0.5) * 10 / size[1] - 0.5, 0, 9)
+        top, left = int(y), int(z)
+        bottom, right = min(top + 1, 5), min(left + 1, 9)
+        b, r = y - top, z - left
+        upper = (1 - r) * x[0, top, left] + r * x[0, top, right]
+        lower = (1 - r) * x[0, bottom, left] + r * x[0, bottom, right]
+        expected[0, i, j] = (1 - b) * upper + b * lower
+    np.testing.assert_allclose(resize_bilinear(jnp.asarray(x), size), expected, atol=1e-5)
+
+
+def test_prelu_scales_what_is_negative():
+    x = jnp.array([[[[-2.0, -2.0], [3.0, 3.0]]]])
+    variables = {"params": {"alpha": jnp.array([0.5, -1.0])}}
+    expected = [[[[-1.0, 2.0], [3.0, 3.0]]]]
+    np.testing.assert_array_equal(PReLU().apply(variables, x), expected)
+
+
+def test_convolutions_pad_both_sides_alike():
+    x = jnp.arange(6.0).reshape(1, 1, 6, 1)
+    ones = {"params": {"kernel": jnp.ones((3, 3, 1, 1))}}
+    # Sums of (pad, 0, 1), (1, 2, 3), (3, 4, 5); 'SAME' would have begun at (0, 1, 2).
+    np.testing.assert_array_equal(conv(1, 3, stride=2).apply(ones, x).ravel(), [1.0, 6.0, 12.0])
