@@ -82,7 +82,7 @@ class BlockConfig:
 class DataConfig:
     """Which frames are gone through."""
 
-    # A video file, a folder of images, a camera's number, or the shipped clip "pedestrians".
+    # A video file, a folder of images, a camera ("camera:0"), or the shipped clip "pedestrians".
     source: str = "pedestrians"
     # Height and width that frames are resized to; None keeps the source's.
     size: tuple[int, int] | None = None
@@ -104,7 +104,9 @@ class DataConfig:
         if self.size is not None and min(self.size) < 1:
             raise ConfigError(f"data.size {self.size} has a side below 1")
         if not self.source:
-            raise ConfigError("data.source is empty: give a file, a folder or 'pedestrians'")
+            raise ConfigError(
+                "data.source is empty: give a file, a folder, 'camera:0' or 'pedestrians'"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
