@@ -49,7 +49,7 @@ class Blocks:
         Returns:
             int32 [K] that is always readable, and bool [K].
         """
-        n, gh, gw = self.grid_shape
+        _, gh, gw = self.grid_shape
         stream, row, column = self.coordinates()
         row, column = row + dy, column + dx
         inside = (row >= 0) & (row < gh) & (column >= 0) & (column < gw)

@@ -1,10 +1,10 @@
 """Halos: what a tile sees of its neighbours, and the memory that makes this possible.
 
-A windowed operation on a tile reads pixels of the blocks around it. Those of a block that is executed
-in this frame are this frame's; those of any other block are from the frame in which it was last
-executed. So each tensor that is read through a window has a memory. It holds, for every block, only
-what a neighbour may ask for: four strips along the block's sides (`Strips`), or whole tiles where the
-strips would overlap or the window reaches beyond the next block (`Tiles`).
+A windowed operation on a tile reads pixels of the blocks around it. Those of a block that is
+executed in this frame are this frame's; those of any other block are from the frame in which it was
+last executed. So each tensor that is read through a window has a memory. It holds, for every block,
+only what a neighbour may ask for: four strips along the block's sides (`Strips`), or whole tiles
+where the strips would overlap or the window reaches beyond the next block (`Tiles`).
 """
 
 from typing import NamedTuple
@@ -159,7 +159,8 @@ def exchange_halo(
             and needs a halo along one axis only, of at most one tile.
 
     Returns:
-        tiles [K, top + h + bottom, left + w + right, *rest], and the memory with this frame's blocks.
+        tiles [K, top + h + bottom, left + w + right, *rest], and the memory with this frame's
+        blocks.
     """
     memory = store(memory, tiles, blocks)
     return read_halo(tiles, memory, blocks, halo=halo, pad_value=pad_value), memory
@@ -186,8 +187,8 @@ def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0)
 
 
 def window_halo(dense: jax.Array, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:
-    """Tiles with their halo out of a dense array, `[N, H, W, *rest]`, that is whole in this frame."""
-    n, gh, gw = blocks.grid_shape
+    """Tiles with their halo out of an array [N, H, W, *rest] that is known in full."""
+    _, gh, gw = blocks.grid_shape
     h, w, rest = dense.shape[1] // gh, dense.shape[2] // gw, dense.shape[3:]
     pads = [(0, 0), (halo.top, halo.bottom), (halo.left, halo.right)] + [(0, 0)] * len(rest)
     if pad_value == "edge":

@@ -1,9 +1,9 @@
 """How an operation runs on tiles, by backend and shape; the one place where speed is decided.
 
 Each operation has a plain version, in which tiles are a batch, and faster ones that must equal it.
-On a GPU the tiles are a natural batch. XLA's CPU convolution is slow on many small images: there the
-tiles are stacked into one tall image whose rows that straddle two tiles are thrown away, a few tiles
-at a time so that they stay in cache.
+On a GPU the tiles are a natural batch. XLA's CPU convolution is slow on many small images: there
+the tiles are stacked into tall images, whose rows that straddle two tiles are thrown away, a few
+tiles at a time so that they stay in cache.
 """
 
 import jax

@@ -117,13 +117,16 @@ def trace(function: Callable, *args) -> Program:
     ops: list[Op] = []
     fresh = iter(range(1 << 62))
     inputs = tuple(next(fresh) for _ in leaves)
-    outputs = _inline(closed.jaxpr, [Constant(c) for c in closed.consts], inputs, ops, fresh)
+    outputs = _inline(closed, inputs, ops, fresh)
     producers = {number: op for op in ops for number in op.outputs}
     return Program(tuple(ops), inputs, tuple(outputs), out_trees[0], producers)
 
 
-def _inline(jaxpr, consts, args, ops: list[Op], fresh) -> list:
+def _inline(jaxpr, args, ops: list[Op], fresh) -> list:
     """Append the jaxpr's operations to `ops`; returns its results as numbers and constants."""
+    consts = [Constant(c) for c in getattr(jaxpr, "consts", ())]
+    # Newer versions of JAX have one class for jaxprs with and without constants.
+    jaxpr = jaxpr if hasattr(jaxpr, "constvars") else jaxpr.jaxpr
     env: dict[Any, int | Constant] = dict(zip(jaxpr.constvars, consts, strict=True))
     env |= dict(zip(jaxpr.invars, args, strict=True))
 
@@ -134,11 +137,7 @@ def _inline(jaxpr, consts, args, ops: list[Op], fresh) -> list:
         operands = [read(atom) for atom in eqn.invars]
         inner = next((eqn.params[p] for p in _CALL_PARAMS if p in eqn.params), None)
         if eqn.primitive.name in _CALLS and inner is not None and not _is_relu(eqn):
-            if isinstance(inner, jex.ClosedJaxpr):
-                inner, inner_consts = inner.jaxpr, [Constant(c) for c in inner.consts]
-            else:
-                inner_consts = []
-            results = _inline(inner, inner_consts, operands, ops, fresh)
+            results = _inline(inner, operands, ops, fresh)
         else:
             results = [next(fresh) for _ in eqn.outvars]
             avals = tuple(v.aval for v in eqn.outvars)

@@ -270,7 +270,7 @@ def _check_call(state: FrameState, frames, grid, traced: _Traced) -> None:
             f"{state.frames.dtype}{list(state.frames.shape)}; make a new state with init"
         )
     shape, dtype = getattr(grid, "shape", None), getattr(grid, "dtype", None)
-    if shape != traced.grid_shape or dtype != bool:
+    if shape != traced.grid_shape or dtype != jnp.bool_:
         raise ValueError(
             f"grid must be bool {list(traced.grid_shape)}, a block each; "
             f"got {dtype} {None if shape is None else list(shape)}"

@@ -1,7 +1,7 @@
 """What a value of the traced program is while it runs block-sparsely.
 
-A value is `Blocked` (known on the executed blocks), `Whole` (known everywhere: the result of a dense
-fallback, or something repeated over space), or a plain array that depends on no frame.
+A value is `Blocked` (known on the executed blocks), `Whole` (known everywhere: the result of a
+dense fallback, or something repeated over space), or a plain array that depends on no frame.
 """
 
 import dataclasses

@@ -7,8 +7,8 @@ from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined
 
 _UNARY = (
-    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "convert_element_type",
-    "copy", "copy_p", "cos", "cosh", "digamma", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1",
+    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil",
+    "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1",
     "floor", "integer_pow", "is_finite", "lgamma", "log", "log1p", "logistic", "neg", "not",
     "population_count", "reduce_precision", "round", "rsqrt", "sign", "sin", "sinh", "sqrt",
     "square", "stop_gradient", "tan", "tanh",

@@ -2,8 +2,8 @@
 
 `jax.image.resize` multiplies each axis of space by a matrix of interpolation weights, or, for
 nearest neighbours, picks pixels by a known index. Both are a matrix that is known while tracing and
-whose rows of one block read only pixels near that block; so each tile reads a halo and is multiplied
-by its own part of the matrix, whatever the method of interpolation.
+whose rows of one block read only pixels near that block; so each tile reads a halo and is
+multiplied by its own part of the matrix, whatever the method of interpolation.
 """
 
 import jax
@@ -20,7 +20,7 @@ from bc_jax.sparse.values import Blocked, Declined, plain
 @rule("dot_general")
 def dot_general(context, op, lhs, rhs):
     """Dense layers and 1 x 1 convolutions, products per pixel, and resizing."""
-    (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = op.params["dimension_numbers"]
+    (lhs_contract, rhs_contract), (lhs_batch, _) = op.params["dimension_numbers"]
     if isinstance(lhs, Blocked) and isinstance(rhs, Blocked):
         return _per_pixel(op, lhs, rhs)
     if lhs_batch:

@@ -14,7 +14,7 @@ import numpy as np
 from bc_jax.sparse import lowering
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.rules.registry import rule
-from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain, varies
+from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain
 
 
 @dataclasses.dataclass(frozen=True)
