@@ -1,0 +1,7 @@
+"""Pictures: panels of a frame, plots of a run, and video of both."""
+
+from bc_jax.view.panels import panel
+from bc_jax.view.plots import plot_executed, plot_log, plot_tradeoff
+from bc_jax.view.video import VideoWriter
+
+__all__ = ["VideoWriter", "panel", "plot_executed", "plot_log", "plot_tradeoff"]
