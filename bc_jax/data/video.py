@@ -26,7 +26,10 @@ def open_video(path: Path) -> Source:
         stream = _video_stream(name, container)
         fps = float(stream.average_rate) if stream.average_rate else None
         length = stream.frames or None
-        first = next(_frames(name, container, stream, 0), None)
+        try:
+            first = next(_frames(name, container, stream, 0), None)
+        except TruncatedVideo:
+            first = None
     if first is None:
         raise ValueError(f"{name}: not one of its frames can be decoded; it may be truncated")
 
@@ -96,7 +99,8 @@ def _opened(name: str, file: str, device_format: str | None = None):
 
 def _video_stream(name: str, container):
     if not container.streams.video:
-        kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
+        kinds = ", ".join(stream.type for stream in container.streams)
+        kinds = kinds or "nothing: it may have been cut off"
         raise ValueError(f"{name} holds no video; it holds {kinds}")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
@@ -131,45 +135,59 @@ def _decoded(container, stream):
     """Yield the frames that decode, in order; return why it stopped early, or None."""
     import av
 
-    packets, end, last_is_whole = 0, None, True  # of what the file turned out to hold
-    seen, next_pts, why = 0, None, None
+    seen, next_pts = 0, None
+    packets = _packets(container, stream)
+    packet, why = None, None
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration as end:
+            packet, why = None, end.value  # None flushes the decoder
+        try:
+            frames = stream.decode(packet)
+        except av.error.EOFError:
+            frames = []
+        except av.error.InvalidDataError:
+            if seen == 0 and packet:  # a recording may begin in the middle of a group
+                continue
+            return "the file is damaged"
+        for frame in frames:
+            # Frames stand in the file in another order: where it was cut, some are there whose
+            # predecessors are not, and it is the decoder's last frames that show the gap.
+            if why and None not in (next_pts, frame.pts) and frame.pts > next_pts:
+                return why
+            yield frame
+            seen += 1
+            known = frame.pts is not None and frame.duration
+            next_pts = frame.pts + frame.duration if known else None
+        if packet is None:
+            return why
+
+
+def _packets(container, stream):
+    """Yield the packets but for a last one that is cut off; return why it ended early, or None."""
+    import av
+
+    count, end, held, why = 0, None, None, None
     demuxed = container.demux(stream)
     while True:
         try:
             packet = next(demuxed, None)
         except av.error.InvalidDataError:
             packet, why = None, "the file is damaged"
-        flush = packet is None or (packet.size == 0 and packet.dts is None)
-        if flush:
-            early = not last_is_whole or _ends_early(container, stream, packets, end)
-            why = why or ("the file ends" if early else None)
-            packet = None
-        else:
-            last_is_whole = not packet.is_corrupt
-            if packet.is_corrupt:  # half a packet decodes to a frame that is half grey
-                continue
-            packets += 1
-            if packet.pts is not None:
-                end = max(end or 0, packet.pts + (packet.duration or 0))
-        try:
-            frames = stream.decode(packet)
-        except av.error.EOFError:
-            frames = []
-        except av.error.InvalidDataError:
-            if seen == 0 and not flush:  # a recording may begin in the middle of a group
-                continue
-            return "the file is damaged"
-        for frame in frames:
-            # Frames come out of order in the file: where it was cut, some are there whose
-            # predecessors are not, and it is the decoder's last frames that show the gap.
-            if why and None not in (next_pts, frame.pts) and frame.pts > next_pts:
-                return why
-            yield frame
-            seen += 1
-            next_pts = None if frame.pts is None else frame.pts + (frame.duration or 0)
-            next_pts = next_pts if frame.duration else None
-        if flush:
-            return why
+        if packet is None or (packet.size == 0 and packet.dts is None):
+            break
+        # The last packet of a cut file is marked, and decodes to a frame that is half grey; so
+        # are those at the seam of two transport streams, which are whole.
+        ready = [held, packet] if held else [packet]
+        held = ready.pop() if packet.is_corrupt else None
+        for each in ready:
+            count += 1
+            if each.pts is not None:
+                end = max(end or 0, each.pts + (each.duration or 0))
+            yield each
+    early = held is not None or _ends_early(container, stream, count, end)
+    return why or ("the file ends" if early else None)
 
 
 def _ends_early(container, stream, packets: int, end: int | None) -> bool:

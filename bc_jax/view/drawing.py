@@ -26,7 +26,7 @@ def font(size: int, *, bold: bool = False):
 
 
 def fit_text(text: str, text_font, width: float) -> str:
-    """The text, shortened with an ellipsis where it is wider than `width` pixels; empty where nothing fits."""
+    """The text, shortened with an ellipsis to fit `width` pixels; empty where nothing fits."""
     if text_font.getlength(text) <= width:
         return text
     while text and text_font.getlength(text + "…") > width:
