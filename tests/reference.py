@@ -75,8 +75,9 @@ class Layers:
         return self.windowed(lambda a: pool(a, kind, size, **options), x)
 
     def resize(self, x: Value, factor: float, method: str, **options) -> Value:
-        """A resizing; see `resize`."""
-        return self.windowed(lambda a: resize(a, factor, method, **options), x)
+        """A resizing; see `resize`. JAX resizes across, then down: two layers."""
+        x = self.windowed(lambda a: resize(a, (1, factor), method, **options), x)
+        return self.windowed(lambda a: resize(a, (factor, 1), method, **options), x)
 
     def relu(self, x: Value) -> Value:
         """max(x, 0)."""
@@ -216,9 +217,10 @@ def resize_weights(size: int, factor: float, method: str, antialias: bool) -> np
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def resize(x: np.ndarray, factor: float, method: str, *, antialias: bool = True) -> np.ndarray:
-    """Resizes x [N, H, W, C] by `factor`, method 'nearest' or 'bilinear'."""
-    rows, columns = (resize_weights(n, factor, method, antialias) for n in x.shape[1:3])
+def resize(x: np.ndarray, factor, method: str, *, antialias: bool = True) -> np.ndarray:
+    """Resizes x [N, H, W, C] by `factor` (one or a pair), method 'nearest' or 'bilinear'."""
+    sizes = zip(x.shape[1:3], pair(factor), strict=True)
+    rows, columns = (resize_weights(n, by, method, antialias) for n, by in sizes)
     return np.einsum("ah,bw,nhwc->nabc", rows, columns, x)
 
 

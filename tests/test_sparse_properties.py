@@ -1,12 +1,12 @@
 """What must hold for any network, grid and block: the zoo through the engine.
 
 Tolerance in float32: 1e-4 of the output's largest value. In bfloat16, whose steps are 2^-8 of a
-value, and which tiles may sum in another order: 5e-2 of it.
+value, and which tiles may sum in another order: 5e-2 of it. In float16, with
+steps of 2^-11: 1e-2.
 """
 
 import functools
 import itertools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from zoo import assert_close, assert_equal, executed_pixels, frames_of, random_g
 
 import bc_jax
 
-BFLOAT16 = 5e-2
+BFLOAT16, FLOAT16 = 5e-2, 1e-2
 FEW = ("strided", "unet_bilinear", "aspp", "squeeze_excite", "pyramid_pooling", "channels")
 
 
@@ -30,7 +30,7 @@ def pair(block) -> tuple[int, int]:
 class Program:
     """A network of the zoo, dense and block-sparse, each compiled once."""
 
-    def __init__(self, name: str, *, block=None, dtype: str = "float32", capacity=None):
+    def __init__(self, name: str, *, block=None, dtype: str = "float32"):
         if name == "equinox":
             pytest.importorskip("equinox")
         self.network = zoo.build(name, dtype)
@@ -38,11 +38,11 @@ class Program:
         self.params, self.dtype = self.network.params, self.network.dtype
         self.tiles = (zoo.H // block[0], zoo.W // block[1])
         self.sparse = bc_jax.blockcopy(self.network.apply, block_size=block)
-        self.step = jax.jit(functools.partial(self.sparse, capacity=capacity))
-        self.dense = functools.partial(jax.jit(self.network.apply), self.params)
-
-    def start(self, streams: int = zoo.N):
-        return self.sparse.init(self.params, self.frames(0, 1, streams)[0])
+        self.step = zoo.jit(self.sparse, static_argnames="capacity")
+        self.dense = functools.partial(zoo.jit(self.network.apply), self.params)
+        self.start = functools.cache(
+            lambda streams: self.sparse.init(self.params, self.frames(0, 1, streams)[0])
+        )
 
     def frames(self, seed: int, count: int, streams: int = zoo.N):
         return frames_of(seed, count, streams, self.dtype)
@@ -50,11 +50,11 @@ class Program:
     def grids(self, seed: int, count: int, streams: int = zoo.N):
         return random_grids(count, (streams, *self.tiles), seed)
 
-    def play(self, frames, grids, state=None, step: Callable | None = None):
+    def play(self, frames, grids, state=None, capacity: int | None = None):
         """Outputs and the last state after each frame with its grid."""
         state, outputs = self.start(frames.shape[1]) if state is None else state, []
         for frame, grid in zip(frames, grids, strict=True):
-            out, state = (step or self.step)(self.params, state, frame, grid)
+            out, state = self.step(self.params, state, frame, grid, capacity=capacity)
             outputs.append(out)
         return outputs, state
 
@@ -165,40 +165,53 @@ def test_streams_packed_together_are_streams_alone(name):
             assert_close(out, mine, where=f"stream {n}, frame {t}")
 
 
+def some(grids) -> int:
+    """A capacity that the random grids here leave spare and a full grid exceeds."""
+    return grids[0].size * 3 // 4
+
+
 @pytest.mark.parametrize("name", FEW)
 def test_capacity_beyond_the_count_changes_nothing(name):
     p = program(name)
     frames, grids = p.frames(7, 3), p.grids(7, 3)
-    count, total = int(grids[1:].sum(axis=(1, 2, 3)).max()), grids[0].size
+    assert 0 < grids[1:].sum(axis=(1, 2, 3)).max() < some(grids)
     (_, *full), _ = p.play(frames, grids)
     _, state = p.play(frames[:1], grids[:1])
-    for capacity in {count, (count + total) // 2, total}:
-        step = jax.jit(functools.partial(p.sparse, capacity=capacity))
-        some, _ = p.play(frames[1:], grids[1:], state, step)
-        for t, (a, b) in enumerate(zip(some, full, strict=True)):
-            assert_close(a, b, where=f"capacity {capacity}, frame {t + 1}")
+    less, _ = p.play(frames[1:], grids[1:], state, some(grids))
+    for t, (a, b) in enumerate(zip(less, full, strict=True)):
+        assert_close(a, b, where=f"frame {t + 1}")
 
 
 @pytest.mark.parametrize("name", FEW)
 def test_more_blocks_than_the_capacity_execute_the_first_in_row_major_order(name):
     p = program(name)
-    frames, grids = p.frames(8, 3), p.grids(8, 3)
+    frames, grids = p.frames(8, 2), p.grids(8, 2)
     grids[1] = True
-    capacity = grids[0].size // 3 + 1
     _, state = p.play(frames[:1], grids[:1])
-    kept = grids[1:] & (np.cumsum(grids[1:].reshape(2, -1), axis=1) <= capacity).reshape(
-        grids[1:].shape
-    )
-    wanted, _ = p.play(frames[1:], kept, state)
-    step = jax.jit(functools.partial(p.sparse, capacity=capacity))
-    for t in range(2):
-        (out,), state = p.play(frames[t + 1 : t + 2], grids[t + 1 : t + 2], state, step)
-        assert_equal(state.grid, kept[t], where="grid")
-        assert_close(out, wanted[t], where=f"frame {t + 1}")
+    kept = np.arange(grids[1].size).reshape(grids[1:].shape) < some(grids)
+    (wanted,), _ = p.play(frames[1:], kept, state)
+    (out,), state = p.play(frames[1:], grids[1:], state, some(grids))
+    assert_equal(state.grid, kept[0], where="grid")
+    assert_close(out, wanted)
 
 
-@pytest.mark.parametrize("block", [(8, 16), (16, 8), (32, 16), (32, 48)])
-@pytest.mark.parametrize("name", ["strided", "transposed"])
+def test_any_capacity():
+    p = program("dilated")
+    frames, grids = p.frames(7, 2), p.grids(7, 2)
+    _, state = p.play(frames[:1], grids[:1])
+    count, total = int(grids[1].sum()), grids[1].size
+    (wanted,), _ = p.play(frames[1:], grids[1:], state, total)
+    for capacity in (count, count + 1):
+        (out,), _ = p.play(frames[1:], grids[1:], state, capacity)
+        assert_close(out, wanted, where=f"capacity {capacity}")
+    (out,), state = p.play(frames[1:], grids[1:], state, 1)
+    assert state.grid.sum() == 1
+    assert np.flatnonzero(state.grid)[0] == np.flatnonzero(grids[1])[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "block"), [("strided", (8, 16)), ("strided", (32, 48)), ("transposed", (32, 16))]
+)
 def test_rectangular_blocks(name, block):
     p = program(name, block=block)
     frames, grids = p.frames(9, 4), p.grids(9, 4)
@@ -212,7 +225,7 @@ def test_rectangular_blocks(name, block):
 
 
 @pytest.mark.parametrize(
-    "name", ["plain_cnn", "strided", "unet_bilinear", "pooling", "whole_norms", "channels", "aspp"]
+    "name", ["plain_cnn", "strided", "unet_bilinear", "pooling", "whole_norms"]
 )
 def test_bfloat16(name):
     p = program(name, dtype="bfloat16")
@@ -231,18 +244,17 @@ def test_bfloat16(name):
     assert_equal(copied, outputs[-1])
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_memory_is_half(dtype):
-    half, single = program("plain_cnn", dtype=dtype), program("plain_cnn")
+def test_float16_takes_half_the_memory():
+    half, single = program("plain_cnn", dtype="float16"), program("plain_cnn")
 
     def size(p):
-        state = jax.eval_shape(p.sparse.init, p.params, p.frames(0, 1)[0])
-        return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state) if a.dtype != bool)
+        leaves = jax.tree.leaves(jax.eval_shape(p.sparse.init, p.params, p.frames(0, 1)[0]))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if leaf.dtype != bool)
 
     assert size(half) == size(single) / 2
     frames = half.frames(0, 1)
     (out,), _ = half.play(frames, half.grids(0, 1))
-    assert_close(out, half.dense(frames[0]), tolerance=BFLOAT16)
+    assert_close(out, half.dense(frames[0]), tolerance=FLOAT16)
 
 
 def test_outputs_have_the_dense_shapes_and_types():
@@ -270,14 +282,13 @@ def test_what_is_not_executed_is_not_read():
         assert_equal(outputs[t], wanted[t], where=f"frame {t}")
 
 
-def test_an_empty_grid_at_any_capacity_copies():
+def test_an_empty_grid_copies_at_any_capacity():
     p = program("strided")
     frames, grids = p.frames(13, 2), p.grids(13, 2)
     grids[1] = False
     outputs, state = p.play(frames[:1], grids[:1])
-    for capacity in (1, 5):
-        step = jax.jit(functools.partial(p.sparse, capacity=capacity))
-        (copied,), _ = p.play(frames[1:], grids[1:], state, step)
+    for capacity in (None, some(grids)):
+        (copied,), _ = p.play(frames[1:], grids[1:], state, capacity)
         assert_equal(copied, outputs[0])
 
 
@@ -296,7 +307,7 @@ def test_block_index_lists_executed_blocks_in_row_major_order(bits, capacity):
     tiles=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     bits=st.integers(0, 2**18 - 1),
 )
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 def test_any_block_size_and_grid_give_the_dense_network_on_an_unchanged_frame(block, tiles, bits):
     grid = (bits >> np.arange(2 * tiles[0] * tiles[1]) & 1).astype(bool).reshape(2, *tiles)
     shape = (2, block[0] * tiles[0], block[1] * tiles[1], 3)
@@ -309,7 +320,7 @@ def test_any_block_size_and_grid_give_the_dense_network_on_an_unchanged_frame(bl
         return zoo.conv(jnp.tanh(zoo.conv(x, p[1], rhs_dilation=(2, 3))), p[2])
 
     sparse = bc_jax.blockcopy(network, block_size=block)
-    step, state = jax.jit(sparse), sparse.init(kernels, frames)
+    step, state = zoo.jit(sparse), sparse.init(kernels, frames)
     for executed in (np.ones_like(grid), grid, ~grid):
         out, state = step(kernels, state, frames, executed)
         assert_close(out, network(kernels, frames))

@@ -16,6 +16,9 @@ from jax import lax
 
 N, H, W = 3, 32, 48
 
+# Compiling is most of the tests' time: spare the machine code's optimization, which is not tested.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -68,6 +71,8 @@ def assert_close(actual, desired, *, tolerance: float = 1e-4, where: str = "") -
         name = f"{where} output {jax.tree_util.keystr(path)}"
         assert a.shape == d.shape, f"{name}: shape {a.shape}, wanted {d.shape}"
         a, d = np.asarray(a), np.asarray(d)
+        if not d.size:
+            continue
         if d.dtype.kind in "biu":
             assert a.dtype == d.dtype
             # An arg-max may turn where two logits are equal up to rounding.
