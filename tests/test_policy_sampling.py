@@ -39,7 +39,7 @@ def _filled(grid, scores, capacity, required=None):
     return result.reshape(grid.shape)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), capacity=st.integers(0, 12))
 def test_fill_capacity_follows_the_rule(seed, capacity):
     rng = np.random.default_rng(seed)

@@ -116,7 +116,7 @@ def prior_features(observation: Observation) -> jax.Array:
     )
     z = jnp.log(difference + _LEAST_DIFFERENCE)
     z = z - z.mean(axis=(1, 2), keepdims=True)
-    z = z / (z.std(axis=(1, 2), keepdims=True) + 1e-3)
+    z = z / (z.std(axis=(1, 2), keepdims=True) + 1e-2)
     features = jnp.stack([z, observation.age.astype(jnp.float32)], axis=-1)
     return jax.lax.stop_gradient(features)
 
