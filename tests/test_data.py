@@ -305,6 +305,17 @@ def test_truncated_video_yields_what_there_is_then_raises(tmp_path, suffix, shar
         assert len(list(open_source(path, frames=count))) == count
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_file_cut_between_two_frames_is_truncated(tmp_path, suffix):
+    whole = write_video(tmp_path / f"whole{suffix}", g="10", bf="0")
+    with av.open(str(whole)) as file:
+        place = [packet.pos for packet in file.demux(video=0) if packet.size][12]
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(whole.read_bytes()[:place])
+    with pytest.raises(TruncatedVideo, match="the file ends after frame 11: 12 of 30 frames"):
+        list(open_source(path))
+
+
 def test_file_cut_within_its_last_frame_is_truncated(tmp_path, video):
     path = tmp_path / "cut.mp4"
     path.write_bytes(video.read_bytes()[:-3])
