@@ -75,9 +75,8 @@ class Layers:
         return self.windowed(lambda a: pool(a, kind, size, **options), x)
 
     def resize(self, x: Value, factor: float, method: str, **options) -> Value:
-        """A resizing; see `resize`. JAX resizes across, then down: two layers."""
-        x = self.windowed(lambda a: resize(a, (1, factor), method, **options), x)
-        return self.windowed(lambda a: resize(a, (factor, 1), method, **options), x)
+        """A resizing, one layer that reads diagonal neighbours too; see `resize`."""
+        return self.windowed(lambda a: resize(a, factor, method, **options), x)
 
     def relu(self, x: Value) -> Value:
         """max(x, 0)."""

@@ -461,10 +461,8 @@ FALLS_BACK = {f.__name__: () for f in NONE} | {
     "pyramid_pooling": ("reduce_window_sum",),
     "aspp": MEAN,
     "attention": ("reshape", "dot_general"),
-    "nchw": ("transpose",),
     "control_flow": ("scan", "while", "cond"),
     "whole_shuffles": ("rev", "cumsum", "slice"),
-    "equinox": ("transpose",),
 }
 
 NAMES = (*(f.__name__ for f in FLAX), *PLAIN, "equinox")
