@@ -1,14 +1,31 @@
 """How an operation runs on tiles, by backend and shape; the one place where speed is decided.
 
-Each operation has a plain version, in which tiles are a batch, and faster ones that must equal it.
-On a GPU the tiles are a natural batch. XLA's CPU convolution is slow on many small images: there
-the tiles are stacked into tall images, whose rows that straddle two tiles are thrown away, a few
-tiles at a time so that they stay in cache.
+Tiles that carry their halo are a batch of small images. `compiler_options` says how to compile
+programs so that the backend handles such batches well.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+# XLA's YNNPACK convolution is several times slower than its Eigen one on small images without
+# padding, which is what tiles with a halo are; an empty list of fusions leaves them to Eigen.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """What to give `jax.jit(..., compiler_options=)` for block-sparse programs on this backend."""
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
+    except Exception:  # this version of XLA does not have the option, nor the slow convolution
+        return {}
+    return dict(_CPU_OPTIONS)
+
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -32,64 +49,18 @@ def convolve(
             tiles, kernel[0, 0], (((3,), (0,)), ((), ())), precision, preferred
         )
 
-    def plain(images, kernel):
-        return jax.lax.conv_general_dilated(
-            images,
-            kernel,
-            strides,
-            padding,
-            lhs_dilation=lhs_dilation,
-            rhs_dilation=rhs_dilation,
-            dimension_numbers=_DIMENSIONS,
-            feature_group_count=groups,
-            precision=precision,
-            preferred_element_type=preferred,
-        )
-
-    if jax.default_backend() != "cpu" or lhs_dilation != (1, 1) or groups > 1:
-        return plain(tiles, kernel)
-    return stacked(plain, tiles, kernel, strides[0], at_a_time=_tiles_at_a_time(tiles, kernel))
-
-
-def _tiles_at_a_time(tiles: jax.Array, kernel: jax.Array) -> int:
-    """How many tiles a stack holds: about as many as stay in a core's cache."""
-    _, height, width, channels = tiles.shape
-    one = height * width * (channels + kernel.shape[3]) * tiles.dtype.itemsize
-    return int(np.clip(2**21 // one, 1, 16))
-
-
-def stacked(plain, tiles, kernel, stride: int, *, at_a_time: int) -> jax.Array:
-    """Convolve tiles as tall images of `at_a_time` tiles each.
-
-    Args:
-        plain: the convolution of a batch of images, without padding along the rows.
-        tiles: [K, hp, wp, C].
-        kernel: [kh, kw, C, D].
-        stride: the convolution's stride along the rows.
-        at_a_time: tiles per image.
-    """
-    count, height, width, channels = tiles.shape
-    extra = -height % stride  # so that each tile's results start at a multiple of the stride
-    spare = -count % at_a_time
-    if extra or spare:
-        tiles = jnp.pad(tiles, ((0, spare), (0, extra), (0, 0), (0, 0)))
-    height += extra
-    rows = jax.eval_shape(
-        plain, jax.ShapeDtypeStruct((1, height - extra, width, channels), tiles.dtype), kernel
-    ).shape[1]
-    per_tile = height // stride
-
-    def run(image):
-        result = plain(image[None], kernel)[0]
-        missing = at_a_time * per_tile - result.shape[0]
-        if missing > 0:
-            result = jnp.pad(result, ((0, missing), (0, 0), (0, 0)))
-        result = result[: at_a_time * per_tile]
-        return result.reshape(at_a_time, per_tile, *result.shape[1:])[:, :rows]
-
-    images = tiles.reshape(-1, at_a_time * height, width, channels)
-    result = jax.lax.map(run, images) if images.shape[0] > 1 else run(images[0])[None]
-    return result.reshape(-1, *result.shape[2:])[:count]
+    return jax.lax.conv_general_dilated(
+        tiles,
+        kernel,
+        strides,
+        padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=_DIMENSIONS,
+        feature_group_count=groups,
+        precision=precision,
+        preferred_element_type=preferred,
+    )
 
 
 _POOL = {

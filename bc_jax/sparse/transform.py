@@ -11,6 +11,7 @@ from flax import struct
 from bc_jax.sparse.blocks import Blocks, block_index, combine, executed_grid, split
 from bc_jax.sparse.explain import Report, make_report
 from bc_jax.sparse.interpreter import Context, Plan, Record, interpret, memory_for
+from bc_jax.sparse.lowering import compiler_options
 from bc_jax.sparse.program import Program, trace
 from bc_jax.sparse.values import Blocked, Whole, inverse, plain
 
@@ -128,6 +129,19 @@ class BlockCopy:
         ]
         outputs = jax.tree.unflatten(traced.program.out_tree, outputs)
         return outputs, FrameState(kept_frames, outputs, executed_grid(blocks), memory)
+
+    def jit(self, **options) -> Callable:
+        """This transformation under `jax.jit`, compiled for speed on this backend.
+
+        The capacity is static and the state is donated, so that it is updated in place: use the
+        returned state, not the one passed in. The options are `jax.jit`'s own.
+        """
+        defaults = {
+            "static_argnames": "capacity",
+            "donate_argnums": 1,
+            "compiler_options": compiler_options(),
+        }
+        return jax.jit(self, **(defaults | options))
 
     def explain(self, params, frames) -> Report:
         """What runs where, and what it costs; computes nothing.

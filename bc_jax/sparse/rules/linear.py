@@ -133,8 +133,13 @@ def apply_matrix(context, x: Blocked, axis: int, matrix: np.ndarray, dtype) -> B
         raise Declined("mixes all of an axis of space")
     context.taps = float(np.count_nonzero(matrix)) / outputs
     taps = lowering.find_taps(matrix, out, tile)
+    if taps is not None:
+        offsets = [offset for weights in taps for offset in weights]
+        before, after = max(0, -min(offsets)), max(0, 1 + max(offsets) - max(1, tile // out))
+        if max(before, after) > tile:
+            taps = None
     halo = Halo(before, after, 0, 0) if along == 0 else Halo(0, 0, before, after)
-    if taps is not None and max(before, after) <= tile:
+    if taps is not None:
         tiles = context.exchange(x, halo, "edge")
         result = lowering.resample(tiles, taps, 1 + along, before, tile, out, dtype)
     else:
