@@ -387,7 +387,7 @@ def integer_frames(p, x):
 
 
 def whole_outputs(p, x):
-    # Results of operations on the whole frame are outputs like any other: copied where not executed.
+    # What the whole frame gave is an output like any other: copied where nothing is executed.
     y = conv(x, p["a"], 2)
     return jnp.flip(y, axis=1), y - y.mean(axis=1, keepdims=True), conv(y, p["b"], padding="VALID")
 
