@@ -8,14 +8,14 @@ from bc_jax.sparse.values import NO_PAD, Blocked, Declined
 
 _UNARY = (
     "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil",
-    "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1",
-    "floor", "integer_pow", "is_finite", "lgamma", "log", "log1p", "logistic", "neg", "not",
-    "population_count", "reduce_precision", "round", "rsqrt", "sign", "sin", "sinh", "sqrt",
-    "square", "stop_gradient", "tan", "tanh",
+    "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma", "erf", "erf_inv",
+    "erfc", "exp", "exp2", "expm1", "floor", "integer_pow", "is_finite", "lgamma", "log",
+    "log1p", "logistic", "neg", "not", "population_count", "reduce_precision", "round", "rsqrt",
+    "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "tan", "tanh",
 )  # fmt: skip
 _NARY = (
-    "add", "and", "atan2", "clamp", "div", "eq", "ge", "gt", "le", "lt", "max", "min", "mul", "ne",
-    "nextafter", "or", "pow", "rem", "select_n", "shift_left", "shift_right_arithmetic",
+    "add", "and", "atan2", "clamp", "div", "eq", "ge", "gt", "le", "lt", "max", "min", "mul",
+    "ne", "nextafter", "or", "pow", "rem", "select_n", "shift_left", "shift_right_arithmetic",
     "shift_right_logical", "sub", "xor", "add_any",
 )  # fmt: skip
 
