@@ -1,0 +1,1 @@
+"""Measurements of speed: `python -m benchmarks.NAME --help`; `smoke` is the quickest."""
