@@ -60,17 +60,21 @@ class Tiles:
 Memory = Strips | Tiles
 
 
-def init_memory(halo: Halo, total: int, tile_shape: tuple[int, ...], dtype) -> Memory:
-    """Zeroed memory for a tensor whose tiles are `[h, w, *rest]`, `total` blocks in all."""
+def memory_shape(halo: Halo, total: int, tile_shape: tuple[int, ...], dtype) -> Memory:
+    """Shapes of the memory for a tensor whose tiles are `[h, w, *rest]`, `total` blocks in all."""
     h, w, *rest = tile_shape
+
+    def of(*shape):
+        return jax.ShapeDtypeStruct((total, *shape, *rest), dtype)
+
     strips = (halo.top + halo.bottom) * w + (halo.left + halo.right) * h
     if max(halo.top, halo.bottom) > h or max(halo.left, halo.right) > w or strips >= h * w:
-        return Tiles(jnp.zeros((total, *tile_shape), dtype))
+        return Tiles(of(h, w))
     return Strips(
-        top=jnp.zeros((total, halo.bottom, w, *rest), dtype),
-        bottom=jnp.zeros((total, halo.top, w, *rest), dtype),
-        left=jnp.zeros((total, h, halo.right, *rest), dtype),
-        right=jnp.zeros((total, h, halo.left, *rest), dtype),
+        top=of(halo.bottom, w),
+        bottom=of(halo.top, w),
+        left=of(h, halo.right),
+        right=of(h, halo.left),
     )
 
 
@@ -118,15 +122,6 @@ def _read(memory: Memory, index, dy: int, dx: int, rows, columns) -> jax.Array:
     return strip[:, y0:y1]
 
 
-def _edge(tiles: jax.Array, dy: int, dx: int) -> jax.Array:
-    """The tile's own pixels along the side that faces (dy, dx), as one row or column (or both)."""
-    if dy:
-        tiles = tiles[:, :1] if dy < 0 else tiles[:, -1:]
-    if dx:
-        tiles = tiles[:, :, :1] if dx < 0 else tiles[:, :, -1:]
-    return tiles
-
-
 def _reach(before: int, after: int, size: int) -> list[tuple[int, tuple[int, int]]]:
     """Steps to the blocks that a halo touches along one axis, and the pixels it takes of each."""
     steps = []
@@ -145,18 +140,17 @@ def exchange_halo(
     blocks: Blocks,
     *,
     halo: Halo,
-    pad_value: float | str = 0,
+    pad_value: float = 0,
 ) -> tuple[jax.Array, Memory]:
     """Give each tile the pixels around it, and remember its own for its neighbours.
 
     Args:
         tiles: [K, h, w, *rest], this frame's executed blocks.
-        memory: what is kept of the tensor's blocks; made by `init_memory` for a halo at least as
-            wide as this one.
+        memory: what is kept of the tensor's blocks, zeros of `memory_shape` at first, for a halo
+            at least as wide as this one.
         blocks: the executed blocks.
         halo: how many pixels to add at each side.
-        pad_value: stands for everything outside the image; "edge" repeats the image's last pixel
-            and needs a halo along one axis only, of at most one tile.
+        pad_value: stands for everything outside the image.
 
     Returns:
         tiles [K, top + h + bottom, left + w + right, *rest], and the memory with this frame's
@@ -169,7 +163,7 @@ def exchange_halo(
 def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:
     """As `exchange_halo`, where the memory holds this frame's blocks already."""
     h, w = tiles.shape[1:3]
-    outside = None if pad_value == "edge" else jnp.asarray(pad_value, tiles.dtype)
+    outside = jnp.asarray(pad_value, tiles.dtype)
     padded_rows = []
     for dy, rows in _reach(halo.top, halo.bottom, h):
         pieces = []
@@ -180,8 +174,7 @@ def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0)
             index, inside = blocks.neighbour(dy, dx)
             piece = _read(memory, index, dy, dx, rows, columns)
             inside = inside.reshape(-1, *(1,) * (tiles.ndim - 1))
-            beyond = _edge(tiles, dy, dx) if pad_value == "edge" else outside
-            pieces.append(jnp.where(inside, piece, beyond))
+            pieces.append(jnp.where(inside, piece, outside))
         padded_rows.append(jnp.concatenate(pieces, axis=2))
     return jnp.concatenate(padded_rows, axis=1)
 
@@ -191,10 +184,7 @@ def window_halo(dense: jax.Array, blocks: Blocks, *, halo: Halo, pad_value=0) ->
     _, gh, gw = blocks.grid_shape
     h, w, rest = dense.shape[1] // gh, dense.shape[2] // gw, dense.shape[3:]
     pads = [(0, 0), (halo.top, halo.bottom), (halo.left, halo.right)] + [(0, 0)] * len(rest)
-    if pad_value == "edge":
-        padded = jnp.pad(dense, pads, mode="edge")
-    else:
-        padded = jnp.pad(dense, pads, constant_values=jnp.asarray(pad_value, dense.dtype))
+    padded = jnp.pad(dense, pads, constant_values=jnp.asarray(pad_value, dense.dtype))
     size = (1, h + halo.top + halo.bottom, w + halo.left + halo.right, *rest)
 
     def cut(stream, row, column):

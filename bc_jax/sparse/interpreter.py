@@ -16,8 +16,8 @@ from bc_jax.sparse import halo as halos
 from bc_jax.sparse.blocks import Blocks, combine, split
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.program import Constant, Op, Program
-from bc_jax.sparse.rules import RULES
-from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Whole, inverse, plain, varies
+from bc_jax.sparse.rules import RESIZES, RULES, finish_resize
+from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Resized, Whole, inverse, plain, varies
 
 
 @dataclasses.dataclass
@@ -85,6 +85,10 @@ class Context:
             shape[axis] += low + high
         return tuple(shape)
 
+    def finish(self, value):
+        """The value with its resizing carried out, if it is on its way through one."""
+        return finish_resize(self, value) if isinstance(value, Resized) else value
+
     def exchange(self, x: Blocked, halo: Halo, pad_value) -> jax.Array:
         """Tiles of `x` with their halo: [K, top + h + bottom, left + w + right, *rest]."""
         if halo == Halo():
@@ -99,7 +103,7 @@ class Context:
             self.plan.halos[x.key] = (kept.union(halo), tile)
             pads = [(0, 0), halo[:2], halo[2:]] + [(0, 0)] * (x.tiles.ndim - 3)
             return jnp.pad(x.tiles, pads)
-        widest = self.plan.halos[x.key][0] if pad_value != "edge" else halo
+        widest = self.plan.halos[x.key][0]
         at = (x.key, str(pad_value), widest)
         if at not in self._padded:
             memory = self.memory["halos"]
@@ -197,11 +201,15 @@ def interpret(context: Context, args: list, records: list[Record] | None = None)
     program = context.program
     values = dict(zip(program.inputs, args, strict=True))
 
-    def read(operand):
-        return operand.value if isinstance(operand, Constant) else values[operand]
+    def read(operand, *, resized: bool = False):
+        if isinstance(operand, Constant):
+            return operand.value
+        if isinstance(values[operand], Resized) and not resized:
+            values[operand] = context.finish(values[operand]).same(key=f"{operand}_resize")
+        return values[operand]
 
     for op in program.ops:
-        operands = [read(operand) for operand in op.inputs]
+        operands = [read(operand, resized=op.name in RESIZES) for operand in op.inputs]
         context.halo_read, context.taps, context.reason = None, None, ""
         results, where, reason = _run(context, op, operands)
         for number, result in zip(op.outputs, results, strict=True):
@@ -216,11 +224,11 @@ def interpret(context: Context, args: list, records: list[Record] | None = None)
 def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
     moves = any(varies(x) for x in operands)
     reason = f"no rule for {op.name}"
-    if op.name in RULES and any(isinstance(x, Blocked | Whole) for x in operands):
+    if op.name in RULES and any(isinstance(x, Blocked | Resized | Whole) for x in operands):
         try:
             results = RULES[op.name](context, op, *operands)
             results = results if isinstance(results, list) else [results]
-            blocked = any(isinstance(r, Blocked) for r in results)
+            blocked = any(isinstance(r, Blocked | Resized) for r in results)
             return (
                 results,
                 "blocks" if blocked else "whole" if moves else "constant",
@@ -230,11 +238,11 @@ def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
             reason = str(declined)
     if op.name == "broadcast_in_dim" and not any(isinstance(x, Blocked) for x in operands):
         return [_spread(op, operands[0])], "whole" if moves else "constant", ""
-    results = op.bind(*[context.dense(x) for x in operands])
+    results = op.bind(*[context.dense(context.finish(x)) for x in operands])
     if not moves:
         return results, "constant", ""
-    if not any(isinstance(x, Blocked) for x in operands):
-        reason = ""
+    if op.name in RULES and not any(isinstance(x, Blocked | Resized) for x in operands):
+        reason = ""  # its operands are whole already
     return [Whole(r, r.shape) for r in results], "whole", reason
 
 
@@ -249,13 +257,13 @@ def _spread(op: Op, operand) -> Whole:
 
 
 def memory_for(plan: Plan, total: int) -> dict:
-    """Zeroed memory for a plan, `total` blocks in all streams."""
+    """Shapes of the memory for a plan, `total` blocks in all streams."""
     return {
         "halos": {
-            key: halos.init_memory(halo, total, tile.shape, tile.dtype)
+            key: halos.memory_shape(halo, total, tile.shape, tile.dtype)
             for key, (halo, tile) in plan.halos.items()
         },
-        "dense": {key: jnp.zeros(s.shape, s.dtype) for key, s in plan.dense.items()},
+        "dense": dict(plan.dense),
     }
 
 

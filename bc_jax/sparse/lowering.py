@@ -4,6 +4,7 @@ Tiles that carry their halo are a batch of small images. `compiler_options` says
 programs so that the backend handles such batches well.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -92,14 +93,88 @@ def pool(tiles: jax.Array, name: str, *, size, strides, dilation, out) -> jax.Ar
     return tiles
 
 
-def matrix_per_block(matrix: np.ndarray, blocks: int, before: int, after: int) -> np.ndarray:
-    """Each block's part of a matrix [out, in]: [blocks, out/blocks, before + in/blocks + after]."""
-    out, size = matrix.shape[0] // blocks, matrix.shape[1] // blocks
+@dataclasses.dataclass(frozen=True, eq=False)
+class AxisMap:
+    """A known matrix along one axis of space, as each tile applies it.
+
+    Attributes:
+        before: pixels that it reads in front of a tile.
+        after: pixels that it reads behind it.
+        blocks: tiles along the axis.
+        tile: pixels per tile.
+        out: results per tile.
+        taps: weights by phase and offset, see `find_taps`; None where the matrix has no such form.
+        parts: each block's part of the matrix, [blocks, out, before + tile + after]; zero beyond
+            the image.
+    """
+
+    before: int
+    after: int
+    blocks: int
+    tile: int
+    out: int
+    taps: list[dict[int, float]] | None
+    parts: np.ndarray
+
+
+def axis_map(matrix: np.ndarray, blocks: int, tile: int) -> AxisMap | None:
+    """The map of a matrix [out, in]; None where its results do not belong to blocks."""
+    outputs, inputs = matrix.shape
+    if outputs % blocks or inputs != blocks * tile:
+        return None
+    out = outputs // blocks
+    taps = find_taps(matrix, out, tile)
+    before = after = 0
+    for block in range(blocks):
+        read = np.flatnonzero(np.any(matrix[block * out : (block + 1) * out], axis=0))
+        if read.size:
+            before = max(before, block * tile - int(read[0]))
+            after = max(after, int(read[-1]) + 1 - (block + 1) * tile)
+    if max(before, after) > max(tile, 4):
+        return None
+    if taps is not None:
+        # Beyond the image the taps repeat its last pixel, so they need the halo there too.
+        offsets = [offset for weights in taps for offset in weights]
+        before = max(before, -min(offsets))
+        after = max(after, 1 + max(offsets) - max(1, tile // out))
     padded = np.pad(matrix, ((0, 0), (before, after)))
-    width = before + size + after
-    return np.stack(
-        [padded[b * out : (b + 1) * out, b * size : b * size + width] for b in range(blocks)]
-    )
+    width = before + tile + after
+    parts = [padded[b * out : (b + 1) * out, b * tile : b * tile + width] for b in range(blocks)]
+    return AxisMap(before, after, blocks, tile, out, taps, np.stack(parts))
+
+
+def apply_axis_map(tiles, axis_map: AxisMap, place, axis: int, dtype) -> jax.Array:
+    """Apply a map to tiles that carry their halo along `axis` (1 or 2).
+
+    Args:
+        tiles: [K, h, w, *rest].
+        axis_map: the map.
+        place: int32 [K], each tile's block along the axis.
+        axis: 1 or 2.
+        dtype: of the result.
+    """
+    if axis_map.taps is None:
+        return multiply_axis(tiles, axis_map.parts, place, axis, dtype)
+    return resample(_repeat_edges(tiles, axis_map, place, axis), axis_map, axis, dtype)
+
+
+def _repeat_edges(tiles, axis_map: AxisMap, place, axis: int) -> jax.Array:
+    """Fill the halo beyond the image with the image's last pixel."""
+    front, back = axis_map.before, axis_map.before + axis_map.tile
+
+    def cut(start, stop):
+        return jax.lax.slice_in_dim(tiles, start, stop, axis=axis)
+
+    def at(block):
+        return (place == block).reshape(-1, *(1,) * (tiles.ndim - 1))
+
+    parts = [cut(front, back)]
+    if axis_map.before:
+        parts.insert(0, jnp.where(at(0), cut(front, front + 1), cut(0, front)))
+    if axis_map.after:
+        last = cut(back, back + axis_map.after)
+        parts.append(jnp.where(at(axis_map.blocks - 1), cut(back - 1, back), last))
+    return jnp.concatenate(parts, axis=axis)
 
 
 def multiply_axis(tiles, parts: np.ndarray, place, axis: int, dtype) -> jax.Array:
@@ -158,26 +233,17 @@ def find_taps(matrix: np.ndarray, out: int, tile: int) -> list[dict[int, float]]
     return taps if np.allclose(expected, matrix, atol=1e-6) else None
 
 
-def resample(tiles, taps, axis: int, before: int, size: int, out: int, dtype) -> jax.Array:
-    """Apply taps along one axis of tiles that carry their halo: slices, weights and sums.
-
-    Args:
-        tiles: [K, h, w, *rest] with `before` pixels of halo in front along `axis`.
-        taps: from `find_taps`.
-        axis: 1 or 2.
-        before: pixels of halo in front.
-        size: pixels of the tile itself.
-        out: results per tile, a multiple of `size` or a divisor of it.
-        dtype: of the result.
-    """
-    up = len(taps)
-    count = out // up
+def resample(tiles, axis_map: AxisMap, axis: int, dtype) -> jax.Array:
+    """Apply taps along one axis of tiles that carry their halo: slices, weights and sums."""
+    up = len(axis_map.taps)
+    count = axis_map.out // up
+    step = axis_map.tile // count
     raise_to = jnp.promote_types(dtype, jnp.float32)
     phases = []
-    for weights in taps:
+    for weights in axis_map.taps:
         total = None
         for offset, weight in weights.items():
-            start, step = before + offset, size // count
+            start = axis_map.before + offset
             part = jax.lax.slice_in_dim(tiles, start, start + (count - 1) * step + 1, step, axis)
             if weight != 1:
                 part = part.astype(raise_to) * jnp.asarray(weight, raise_to)
@@ -186,4 +252,4 @@ def resample(tiles, taps, axis: int, before: int, size: int, out: int, dtype) ->
     if up == 1:
         return phases[0]
     result = jnp.stack(phases, axis + 1)
-    return result.reshape(*tiles.shape[:axis], out, *tiles.shape[axis + 1 :])
+    return result.reshape(*tiles.shape[:axis], axis_map.out, *tiles.shape[axis + 1 :])

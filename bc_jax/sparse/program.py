@@ -92,15 +92,32 @@ class Program:
         return self._known[value]
 
     def _evaluate(self, value: int) -> np.ndarray | None:
-        op = self.producers.get(value)
-        if op is None or any(np.prod(a.shape) > _LARGEST_STATIC for a in op.out_avals):
+        needed: dict[Op, None] = {}  # in an order in which they can run
+
+        def collect(operand) -> bool:
+            if isinstance(operand, Constant):
+                return not isinstance(operand.value, jax.core.Tracer)
+            op = self.producers.get(operand)
+            if op is None or any(np.prod(a.shape) > _LARGEST_STATIC for a in op.out_avals):
+                return False
+            if op not in needed:
+                if not all(collect(inner) for inner in op.inputs):
+                    return False
+                needed[op] = None
+            return True
+
+        if not collect(value):
             return None
-        operands = [self.static(operand) for operand in op.inputs]
-        if any(operand is None for operand in operands):
-            return None
+
+        def evaluate():
+            values: dict[int, Any] = {}
+            for op in needed:
+                operands = [x.value if isinstance(x, Constant) else values[x] for x in op.inputs]
+                values.update(zip(op.outputs, op.bind(*operands), strict=True))
+            return values[value]
+
         with jax.ensure_compile_time_eval():
-            results = op.bind(*operands)
-        return np.asarray(results[op.outputs.index(value)])
+            return np.asarray(jax.jit(evaluate)())  # one small program, compiled once
 
 
 def trace(function: Callable, *args) -> Program:

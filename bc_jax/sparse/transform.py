@@ -40,7 +40,7 @@ class _Traced:
     program: Program
     plan: Plan
     records: list[Record]
-    outputs: Any  # pytree of ShapeDtypeStruct
+    state: FrameState  # of shapes and dtypes
     grid_shape: tuple[int, int, int]
 
 
@@ -82,13 +82,8 @@ class BlockCopy:
         Returns:
             FrameState of zeros; works under `jax.eval_shape`.
         """
-        traced = self._trace(params, frames)
-        n, gh, gw = traced.grid_shape
-        return FrameState(
-            frames=jnp.zeros(frames.shape, frames.dtype),
-            outputs=jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), traced.outputs),
-            grid=jnp.zeros((n, gh, gw), bool),
-            memory=memory_for(traced.plan, n * gh * gw),
+        return jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype), self._trace(params, frames).state
         )
 
     def __call__(self, params, state: FrameState, frames, grid, *, capacity: int | None = None):
@@ -108,9 +103,11 @@ class BlockCopy:
         Raises:
             ValueError: where shapes do not fit the state or the block size, with what would.
         """
+        frames, grid = jnp.asarray(frames), _array(grid)
+        n, gh, gw = self.grid_shape(frames)
+        _check_call(state, frames, grid, (n, gh, gw))
         traced = self._trace(params, frames)
-        n, gh, gw = traced.grid_shape
-        _check_call(state, frames, grid, traced)
+        _check_state(state, traced.state)
         total = n * gh * gw
         capacity = total if capacity is None else check_capacity(capacity, total)
         blocks = Blocks(block_index(jnp.asarray(grid), capacity=capacity), traced.grid_shape)
@@ -120,12 +117,9 @@ class BlockCopy:
         context = Context(blocks, traced.program, traced.plan, memory)
         image = Blocked(tiles, (0, 1, 2), key="frames", dense=kept_frames)
         results = interpret(context, [*_array_leaves(params), image])
-        kept_outputs = jax.tree.leaves(state.outputs)
-        if len(kept_outputs) != len(results):
-            raise ValueError("the state's outputs are not this network's; make it with init")
         outputs = [
             _finish(context, result, kept)
-            for result, kept in zip(results, kept_outputs, strict=True)
+            for result, kept in zip(results, jax.tree.leaves(state.outputs), strict=True)
         ]
         outputs = jax.tree.unflatten(traced.program.out_tree, outputs)
         return outputs, FrameState(kept_frames, outputs, executed_grid(blocks), memory)
@@ -154,8 +148,7 @@ class BlockCopy:
             A report; `str(report)` is a table.
         """
         traced = self._trace(params, frames)
-        state = jax.eval_shape(self.init, params, frames)
-        return make_report(traced.records, traced.grid_shape, state)
+        return make_report(traced.records, traced.grid_shape, traced.state)
 
     def _trace(self, params, frames) -> _Traced:
         grid_shape = self.grid_shape(frames)
@@ -167,7 +160,13 @@ class BlockCopy:
         rebuild = _rebuilder(params)
         program = trace(lambda leaves, f: self.apply_fn(rebuild(leaves), f), shapes, frame_shape)
         plan, records, outputs = _walk(program, shapes, frame_shape, grid_shape)
-        traced = _Traced(program, plan, records, outputs, grid_shape)
+        state = FrameState(
+            frames=frame_shape,
+            outputs=outputs,
+            grid=jax.ShapeDtypeStruct(grid_shape, bool),
+            memory=memory_for(plan, grid_shape[0] * grid_shape[1] * grid_shape[2]),
+        )
+        traced = _Traced(program, plan, records, state, grid_shape)
         if not program.holds_tracers:
             self._traced[key] = traced
         return traced
@@ -192,15 +191,16 @@ def blockcopy(apply_fn: Callable, block_size: int | tuple[int, int] = 128) -> Bl
     """
     if not callable(apply_fn):
         raise TypeError(f"apply_fn must be callable as apply_fn(params, frames); got {apply_fn!r}")
-    sizes = (block_size, block_size) if isinstance(block_size, int) else tuple(block_size)
-    if len(sizes) != 2 or any(not isinstance(s, int) or s < 1 for s in sizes):
+    sizes = tuple(block_size) if isinstance(block_size, tuple | list) else (block_size, block_size)
+    if len(sizes) != 2 or any(not hasattr(s, "__index__") or s < 1 for s in sizes):
         raise ValueError(f"block_size must be a positive integer or two; got {block_size!r}")
-    return BlockCopy(apply_fn, sizes)
+    return BlockCopy(apply_fn, (int(sizes[0]), int(sizes[1])))
 
 
 def check_capacity(capacity, total: int) -> int:
     """The capacity, if it is an integer from 1 to the number of blocks; ValueError otherwise."""
-    if isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
+    traced = isinstance(capacity, jax.core.Tracer)
+    if traced or isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
         raise ValueError(f"capacity must be a static integer from 1 to {total}; got {capacity!r}")
     if not 1 <= int(capacity) <= total:
         raise ValueError(f"capacity must be from 1 to {total}, all blocks; got {int(capacity)}")
@@ -254,8 +254,10 @@ def _whole_output(context: Context, result):
 
 
 def _finish(context: Context, result, kept: jax.Array) -> jax.Array:
-    """An output of the program for all blocks."""
-    if isinstance(result, Whole) or not isinstance(result, Blocked):
+    """An output of the program for all blocks; those not executed keep what they had."""
+    if isinstance(result, Whole) and len(result.shape) >= 3:
+        result = context.as_blocked(result, (0, 1, 2)) or result
+    if not isinstance(result, Blocked):
         return jnp.broadcast_to(plain(result), kept.shape).astype(kept.dtype)
     if context.padded_shape(result) != context.shape(result):
         raise ValueError("an output is padded around the image; crop it in apply_fn")
@@ -266,7 +268,9 @@ def _finish(context: Context, result, kept: jax.Array) -> jax.Array:
 
 def _not_whole(name: str, size: int, block: int, block_size) -> str:
     padded = -(-size // block) * block
-    near = [d for d in range(1, size + 1) if size % d == 0]
+    # A block that many strides divide, if there is one.
+    divisors = [d for d in range(1, size + 1) if size % d == 0]
+    near = [d for d in divisors if d % 8 == 0] or divisors
     fits = min(near, key=lambda d: (abs(d - block), -d))
     other = (fits, block_size[1]) if name == "height" else (block_size[0], fits)
     return (
@@ -275,7 +279,11 @@ def _not_whole(name: str, size: int, block: int, block_size) -> str:
     )
 
 
-def _check_call(state: FrameState, frames, grid, traced: _Traced) -> None:
+def _array(value):
+    return value if hasattr(value, "dtype") else jnp.asarray(value)
+
+
+def _check_call(state: FrameState, frames, grid, grid_shape) -> None:
     if not isinstance(state, FrameState):
         raise ValueError(f"state must be the FrameState that init returns; got {type(state)}")
     if state.frames.shape != frames.shape or state.frames.dtype != frames.dtype:
@@ -283,9 +291,23 @@ def _check_call(state: FrameState, frames, grid, traced: _Traced) -> None:
             f"frames are {frames.dtype}{list(frames.shape)} but the state was made for "
             f"{state.frames.dtype}{list(state.frames.shape)}; make a new state with init"
         )
-    shape, dtype = getattr(grid, "shape", None), getattr(grid, "dtype", None)
-    if shape != traced.grid_shape or dtype != jnp.bool_:
+    if grid.shape != grid_shape or grid.dtype != jnp.bool_:
         raise ValueError(
-            f"grid must be bool {list(traced.grid_shape)}, a block each; "
-            f"got {dtype} {None if shape is None else list(shape)}"
+            f"grid must be bool {list(grid_shape)}, a block each; got {grid.dtype} "
+            f"{list(grid.shape)}"
         )
+
+
+def _check_state(state: FrameState, expected: FrameState) -> None:
+    def described(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): (x.shape, jnp.dtype(x.dtype)) for path, x in leaves}
+
+    have, want = described(state), described(expected)
+    for path in [*want, *have]:
+        if have.get(path) != want.get(path):
+            raise ValueError(
+                f"the state is not this network's: state{path} is {have.get(path, 'missing')}, "
+                f"wanted {want.get(path, 'nothing')}; make a new state with init (the network, its "
+                "parameters' shapes or the block size have changed)"
+            )

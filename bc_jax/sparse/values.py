@@ -5,6 +5,7 @@ dense fallback, or something repeated over space), or a plain array that depends
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,31 @@ class Blocked:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Resized:
+    """A blocked value on its way through a resizing, which a program does axis by axis.
+
+    Both axes are one layer: carried out together, with one halo, when the value is first used by
+    anything else.
+
+    Attributes:
+        source: the value before.
+        axes: where N, H and W stand in the program's shape now.
+        maps: the map along rows and along columns, or None.
+        dtype: of the result.
+    """
+
+    source: Blocked
+    axes: tuple[int, int, int]
+    maps: tuple[Any, Any]
+    dtype: Any
+
+    @property
+    def rank(self) -> int:
+        """The number of axes the program sees."""
+        return self.source.rank
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Whole:
     """An array that is known in full, in the program's layout.
 
@@ -89,7 +115,7 @@ class Whole:
 
 def varies(value) -> bool:
     """Whether a value depends on the frame."""
-    return isinstance(value, Blocked) or (isinstance(value, Whole) and value.varies)
+    return isinstance(value, Blocked | Resized) or (isinstance(value, Whole) and value.varies)
 
 
 def plain(value) -> jax.Array:

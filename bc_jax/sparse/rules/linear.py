@@ -14,13 +14,21 @@ from bc_jax.sparse import lowering
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.registry import rule
-from bc_jax.sparse.values import Blocked, Declined, plain
+from bc_jax.sparse.values import Blocked, Declined, Resized, plain
 
 
 @rule("dot_general")
 def dot_general(context, op, lhs, rhs):
     """Dense layers and 1 x 1 convolutions, products per pixel, and resizing."""
     (lhs_contract, rhs_contract), (lhs_batch, _) = op.params["dimension_numbers"]
+    for x, contract, other, left in (
+        (lhs, lhs_contract, rhs_contract, True),
+        (rhs, rhs_contract, lhs_contract, False),
+    ):
+        resizes = isinstance(x, Resized) and len(contract) == 1 and not lhs_batch
+        if resizes and contract[0] in x.axes:
+            return _along_space(context, op, x, contract[0], other[0], left)
+    lhs, rhs = context.finish(lhs), context.finish(rhs)
     if isinstance(lhs, Blocked) and isinstance(rhs, Blocked):
         return _per_pixel(op, lhs, rhs)
     if lhs_batch:
@@ -94,73 +102,61 @@ def _per_pixel(op, lhs: Blocked, rhs: Blocked) -> Blocked:
     return lhs.new(jnp.transpose(tiles, (0, 1, 2, *order, *rest)), axes)
 
 
-def _along_space(context, op, x: Blocked, axis: int, matrix_axis: int, left: bool) -> Blocked:
+def _along_space(context, op, x, axis: int, matrix_axis: int, left: bool):
     matrix = context.program.static(op.inputs[1] if left else op.inputs[0])
-    if axis == x.axes[0] or matrix is None or matrix.ndim != 2:
+    if matrix is None or matrix.ndim != 2:
         raise Declined("contracts space with a matrix that is computed")
     matrix = np.moveaxis(matrix, matrix_axis, 1).astype(np.float64)  # [out, in]
-    dtype = op.out_avals[0].dtype
-    result = apply_matrix(context, x, axis, matrix, dtype)
     # The product puts the new axis last, or first where the matrix stands on the left.
     free = [a for a in range(x.rank) if a != axis]
     at = {a: (i if left else i + 1) for i, a in enumerate(free)}
     at[axis] = x.rank - 1 if left else 0
-    return _moved(result, at)
+    return _resize(context, x, axis, matrix, op.out_avals[0].dtype, at)
 
 
-def _moved(x: Blocked, at: dict[int, int]) -> Blocked:
-    """Rename the program's axes: axis `a` becomes `at[a]`."""
-    axes = tuple(at[a] for a in x.axes)
-    rest = sorted(range(len(x.rest)), key=lambda i: at[x.rest[i]])
-    return x.new(jnp.transpose(x.tiles, (0, 1, 2, *(3 + i for i in rest))), axes)
-
-
-def apply_matrix(context, x: Blocked, axis: int, matrix: np.ndarray, dtype) -> Blocked:
-    """Multiply an axis of space by a known matrix [out, in], each tile by its own part."""
+def _resize(context, x: Blocked | Resized, axis: int, matrix: np.ndarray, dtype, at) -> Resized:
+    """Note that an axis of space is to be multiplied by a matrix; axis `a` moves to `at[a]`."""
+    if axis == x.axes[0]:
+        raise Declined("mixes streams")
     along = x.axes[1:].index(axis)
-    blocks, tile = context.grid[along], x.tiles.shape[1 + along]
-    outputs, inputs = matrix.shape
-    if outputs % blocks or inputs != blocks * tile:
-        raise Declined("the result's pixels do not fall into the blocks")
-    out = outputs // blocks
-    before = after = 0
-    for block in range(blocks):
-        read = np.flatnonzero(np.any(matrix[block * out : (block + 1) * out], axis=0))
-        if read.size:
-            before = max(before, block * tile - read[0])
-            after = max(after, read[-1] + 1 - (block + 1) * tile)
-    if max(before, after) > max(tile, 4):
+    source, maps = (x.source, list(x.maps)) if isinstance(x, Resized) else (x, [None, None])
+    maps[along] = lowering.axis_map(matrix, context.grid[along], source.tiles.shape[1 + along])
+    if maps[along] is None:
         raise Declined("mixes all of an axis of space")
-    context.taps = float(np.count_nonzero(matrix)) / outputs
-    taps = lowering.find_taps(matrix, out, tile)
-    if taps is not None:
-        offsets = [offset for weights in taps for offset in weights]
-        before, after = max(0, -min(offsets)), max(0, 1 + max(offsets) - max(1, tile // out))
-        if max(before, after) > tile:
-            taps = None
-    halo = Halo(before, after, 0, 0) if along == 0 else Halo(0, 0, before, after)
-    if taps is not None:
-        tiles = context.exchange(x, halo, "edge")
-        result = lowering.resample(tiles, taps, 1 + along, before, tile, out, dtype)
-    else:
-        tiles = context.exchange(x, halo, 0)
-        parts = lowering.matrix_per_block(matrix, blocks, before, after)
-        place = context.blocks.coordinates()[1 + along]
-        result = lowering.multiply_axis(tiles, parts, place, 1 + along, dtype)
-    return x.new(result)
+    context.taps = float(np.count_nonzero(matrix)) / matrix.shape[0]
+    context.halo_read = _halo(maps)
+    axes = tuple(at[a] for a in x.axes)
+    return Resized(source, axes, tuple(maps), dtype)
+
+
+def _halo(maps) -> Halo:
+    rows, columns = [(m.before, m.after) if m else (0, 0) for m in maps]
+    return Halo(*rows, *columns)
+
+
+def finish_resize(context, x: Resized) -> Blocked:
+    """Carry out a resizing: one halo for both axes, as one layer."""
+    tiles = context.exchange(x.source, _halo(x.maps), 0)
+    for along, axis_map in enumerate(x.maps):
+        if axis_map is not None:
+            place = context.blocks.coordinates()[1 + along]
+            tiles = lowering.apply_axis_map(tiles, axis_map, place, 1 + along, x.dtype)
+    return Blocked(tiles, x.axes)
 
 
 @rule("gather")
 def gather(context, op, x, indices):
     """Picks along one axis by a known index: nearest-neighbour resizing, or channels."""
-    x = leader([x])
+    if not isinstance(x, Blocked | Resized):
+        raise Declined("")
+    x = x if isinstance(x, Resized) else leader([x])
     numbers, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
     index = context.program.static(op.inputs[1])
     single = len(numbers.start_index_map) == 1 and index is not None and index.ndim == 2
     if not single or numbers.collapsed_slice_dims != numbers.start_index_map:
         raise Declined("gathers at places that are computed")
     (axis,) = numbers.start_index_map
-    shape = [context.shape(x)[a] for a in range(x.rank)]
+    shape = op.in_shapes[0]
     if any(sizes[a] != shape[a] for a in range(x.rank) if a != axis) or sizes[axis] != 1:
         raise Declined("gathers a part of space")
     index = index[:, 0]
@@ -168,15 +164,17 @@ def gather(context, op, x, indices):
         raise Declined("gathers outside the array")
     if axis == x.axes[0]:
         raise Declined("selects streams")
-    if axis in x.axes:
-        matrix = np.zeros((index.size, shape[axis]))
-        matrix[np.arange(index.size), index] = 1
-        result = apply_matrix(context, x, axis, matrix, x.tiles.dtype)
-    else:
-        result = x.new(jnp.take(x.tiles, index, axis=x.tile_axis(axis)))
     # The picked axis stands where no offset dimension does.
     offsets = list(numbers.offset_dims)
     picked = next(a for a in range(x.rank) if a not in offsets)
     kept = [a for a in range(x.rank) if a != axis]
     at = {a: offsets[i] for i, a in enumerate(kept)} | {axis: picked}
-    return _moved(result, at)
+    if axis in x.axes:
+        matrix = np.zeros((index.size, shape[axis]))
+        matrix[np.arange(index.size), index] = 1
+        return _resize(context, x, axis, matrix, op.out_avals[0].dtype, at)
+    x = context.finish(x)
+    result = x.new(jnp.take(x.tiles, index, axis=x.tile_axis(axis)))
+    rest = sorted(range(len(x.rest)), key=lambda i: at[x.rest[i]])
+    tiles = jnp.transpose(result.tiles, (0, 1, 2, *(3 + i for i in rest)))
+    return x.new(tiles, tuple(at[a] for a in x.axes))
