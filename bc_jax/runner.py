@@ -1,13 +1,10 @@
 """A network on a video: policy, block-sparse network and learning, frame by frame.
 
-`Steps` holds the pieces of one frame as pure functions of a `RunnerState`: `decide`, `execute`,
-`learn`, and `step`, all of them in one program of a fixed capacity for `jax.lax.scan`. `Runner`
-is the object for a loop in Python: it reads one number a frame back, the blocks to execute, and
-picks the smallest compiled capacity that holds them.
+`Runner` is the object for a loop in Python: it reads one number a frame back, the blocks to
+execute, and picks the smallest compiled capacity that holds them. What it does with a frame is in
+`bc_jax.steps`, as pure functions.
 """
 
-import dataclasses
-import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,303 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
-from bc_jax import policy as policies
-from bc_jax.policy import Observation, PolicyConfig, PolicyState
-from bc_jax.sparse import BlockCopy, FrameState, blockcopy, compiler_options
+from bc_jax.policy import PolicyConfig
+from bc_jax.sparse import BlockCopy, blockcopy, compiler_options
+from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, only_array
 
-BASELINES = ("all", "none", "random", "difference", "oracle")
-
-
-@struct.dataclass
-class RunnerState:
-    """All that carries over from frame to frame, N streams of Gh x Gw blocks.
-
-    Attributes:
-        frame_state: the block-sparse network's memory.
-        policy: what the policy has learnt; None for a policy that does not learn.
-        seen: logits after the last frame, at the resolution where gain is measured.
-        age: int32 [N, Gh, Gw], frames since each block was executed.
-        missing: bool [N, Gh, Gw], blocks not executed since their stream began: they come first.
-        key: for sampling.
-        carry: f32 [], blocks that rounding to whole ones has left over (baselines).
-        frame: int32 [], frames so far.
-        skipped_frames: int32 [N], frames left out since a pixel was not finite.
-    """
-
-    frame_state: FrameState
-    policy: PolicyState | None
-    seen: jax.Array
-    age: jax.Array
-    missing: jax.Array
-    key: jax.Array
-    carry: jax.Array
-    frame: jax.Array
-    skipped_frames: jax.Array
-
-
-@struct.dataclass
-class Decision:
-    """What the policy wants of one frame, before capacity.
-
-    Attributes:
-        observation: what it saw.
-        scores: float32 [N, Gh, Gw], logits; the higher, the sooner spare room goes to a block.
-        sampled: bool [N, Gh, Gw], the actions drawn.
-        required: bool [N, Gh, Gw], blocks to execute whatever the policy says.
-        allowed: bool [N, 1, 1], False for a stream whose frame is left out.
-        counts: bool [N], streams that the policy learns from in this frame.
-        count: int32 [], blocks wanted over all streams.
-    """
-
-    observation: Observation
-    scores: jax.Array
-    sampled: jax.Array
-    required: jax.Array
-    allowed: jax.Array
-    counts: jax.Array
-    count: jax.Array
-
-
-@struct.dataclass
-class Outcome:
-    """What became of a decision.
-
-    Attributes:
-        grid: bool [N, Gh, Gw], the blocks executed.
-        seen: logits after the frame, as `RunnerState.seen`.
-        gain: float32 [N, Gh, Gw], information gained per block.
-    """
-
-    grid: jax.Array
-    seen: jax.Array
-    gain: jax.Array
-
-
-def _only_array(outputs) -> jax.Array:
-    leaves = jax.tree.leaves(outputs)
-    if len(leaves) != 1 or leaves[0].ndim != 4:
-        shapes = [list(leaf.shape) for leaf in leaves]
-        raise ValueError(
-            f"the network returns arrays of shapes {shapes}; give logits=, a function that takes "
-            "its outputs to the logits [N, h, w, classes] that the policy looks at"
-        )
-    return leaves[0]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Steps:
-    """The pieces of one frame, pure in the state; all of them run under jit, scan and vmap.
-
-    Attributes:
-        sparse: the block-sparse network.
-        policy: settings of a policy that learns, or the name of one that does not (`BASELINES`).
-        target: fraction of the blocks that a baseline executes.
-        train_interval: `step` learns at every so many frames.
-        logits: from the network's outputs to logits [N, h, w, classes].
-    """
-
-    sparse: BlockCopy
-    policy: PolicyConfig | str
-    target: float = 0.3
-    train_interval: int = 3
-    logits: Callable[[Any], jax.Array] = _only_array
-
-    def __post_init__(self):
-        """Raises ValueError for an unknown policy."""
-        if not self.learns and self.policy not in BASELINES:
-            raise ValueError(
-                f"no policy is named {self.policy!r}; there are {', '.join(BASELINES)}"
-            )
-
-    @property
-    def learns(self) -> bool:
-        """Whether the policy is one that learns."""
-        return isinstance(self.policy, PolicyConfig)
-
-    @functools.cached_property
-    def _policy(self) -> PolicyConfig:
-        # What is seen is already at the resolution where gain is measured.
-        return dataclasses.replace(self.policy, gain_scale=1.0)
-
-    def init(self, key: jax.Array, params, frames) -> RunnerState:
-        """A state in which nothing has been executed or learnt.
-
-        Args:
-            key: for the policy's parameters and its sampling.
-            params: the network's.
-            frames: [N, H, W, 3]; only shape and dtype matter.
-        """
-        policy_key, key = jax.random.split(key)
-        grid_shape = self.sparse.grid_shape(frames)
-        frame_state = self.sparse.init(params, frames)
-        state = RunnerState(
-            frame_state=frame_state,
-            policy=None,
-            seen=self._see(frame_state),
-            age=jnp.zeros(grid_shape, jnp.int32),
-            missing=jnp.ones(grid_shape, bool),
-            key=key,
-            carry=jnp.float32(0),
-            frame=jnp.int32(0),
-            skipped_frames=jnp.zeros(grid_shape[:1], jnp.int32),
-        )
-        if not self.learns:
-            return state
-        observation = self._observe(state, jnp.zeros(frames.shape, frames.dtype))
-        return state.replace(policy=policies.init(policy_key, observation, self._policy))
-
-    def decide(self, state: RunnerState, frames, reset=None, dense=None):
-        """Let the policy look at the frames and draw a grid.
-
-        Args:
-            state: of the frame before.
-            frames: [N, H, W, 3], uint8 or float. A stream with a pixel that is not finite is left
-                out: nothing of it is executed, and its last output stands.
-            reset: bool [N], True where a stream begins anew with this frame.
-            dense: classes [N, h, w] of the dense network, for the oracle.
-
-        Returns:
-            The state, with new randomness, and the Decision.
-        """
-        reset = jnp.zeros(frames.shape[:1], bool) if reset is None else jnp.asarray(reset)
-        again = reset.reshape(-1, 1, 1)
-        state = state.replace(missing=state.missing | again, age=jnp.where(again, 0, state.age))
-        whole = jnp.ones(reset.shape, bool)
-        if jnp.issubdtype(frames.dtype, jnp.floating):
-            whole = jnp.isfinite(frames).all(axis=(1, 2, 3))
-        observation = self._observe(state, frames)
-        key, now = jax.random.split(state.key)
-        carry = state.carry
-        if self.learns:
-            scores = policies.logits(state.policy, observation, self._policy)
-            sampled = policies.sample_grid(now, scores)
-        else:
-            sampled, carry = self._baseline(now, state, frames, dense)
-            scores = sampled.astype(jnp.float32)
-        allowed = whole.reshape(-1, 1, 1)
-        wanted = (sampled | state.missing) & allowed
-        decision = Decision(
-            observation=observation,
-            scores=scores,
-            sampled=sampled,
-            required=state.missing & allowed,
-            allowed=allowed,
-            counts=whole & ~state.missing.any(axis=(1, 2)),
-            count=wanted.sum(dtype=jnp.int32),
-        )
-        skipped = state.skipped_frames + (~whole).astype(jnp.int32)
-        return state.replace(key=key, carry=carry, skipped_frames=skipped), decision
-
-    def execute(self, params, state: RunnerState, decision: Decision, frames, *, capacity: int):
-        """Run the network on the blocks decided, as many as `capacity`, and measure the gain.
-
-        Args:
-            params: the network's.
-            state: what `decide` returned.
-            decision: likewise.
-            frames: the same frames.
-            capacity: K, static. A policy that learns fills spare room with its next choices.
-
-        Returns:
-            The state after the frame, and the Outcome.
-        """
-        wanted = decision.sampled | decision.required
-        if self.learns:
-            wanted = policies.fill_capacity(
-                wanted & decision.allowed,
-                jnp.where(decision.allowed, decision.scores, -jnp.inf),
-                capacity=capacity,
-                required=decision.required,
-            )
-        grid = wanted & decision.allowed
-        frames = jnp.where(decision.allowed[..., None], frames, jnp.zeros((), frames.dtype))
-        _, frame_state = self.sparse(params, state.frame_state, frames, grid, capacity=capacity)
-        grid = frame_state.grid
-        seen = self._see(frame_state)
-        gain = jnp.zeros(grid.shape, jnp.float32)
-        policy = state.policy
-        if self.learns:
-            gain = policies.information_gain(state.seen, seen, grid.shape[1:], self._policy)
-            gain = jnp.where(grid, gain, 0)
-            policy = policies.track(policy, grid, self._policy, weight=decision.counts)
-        state = state.replace(
-            frame_state=frame_state,
-            policy=policy,
-            seen=seen,
-            age=policies.next_age(state.age, grid),
-            missing=state.missing & ~grid,
-            frame=state.frame + 1,
-        )
-        return state, Outcome(grid, seen, gain)
-
-    def learn(self, policy: PolicyState, decision: Decision, outcome: Outcome):
-        """One REINFORCE step; returns the policy's new state and metrics, float32 scalars."""
-        return policies.learn(
-            policy,
-            decision.observation,
-            decision.sampled,
-            outcome.grid,
-            outcome.seen,
-            self._policy,
-            weight=decision.counts,
-            gain=outcome.gain,
-        )
-
-    def step(self, params, state: RunnerState, frames, reset=None, *, capacity: int):
-        """Decide, execute and, at every `train_interval`-th frame, learn: one program.
-
-        Returns:
-            The next state, and the Outcome; the outputs are `state.frame_state.outputs`.
-        """
-        state, decision = self.decide(state, frames, reset)
-        state, outcome = self.execute(params, state, decision, frames, capacity=capacity)
-        if self.learns:
-            learnt = jax.lax.cond(
-                state.frame % self.train_interval == 0,
-                lambda p: self.learn(p, decision, outcome)[0],
-                lambda p: p,
-                state.policy,
-            )
-            state = state.replace(policy=learnt)
-        return state, outcome
-
-    def _see(self, frame_state: FrameState) -> jax.Array:
-        """The logits at the resolution where gain is measured: every so many rows and columns."""
-        logits = self.logits(frame_state.outputs)
-        if not self.learns:
-            return logits[:, :1, :1]  # nothing is looked at
-        stride = frame_state.frames.shape[1] // logits.shape[1]
-        every = max(1, round(1 / self.policy.gain_scale / stride))
-        if logits.shape[1] % every or logits.shape[2] % every:
-            every = 1
-        return logits[:, ::every, ::every]
-
-    def _observe(self, state: RunnerState, frames) -> Observation:
-        # The policy looks at a fraction of the pixels: half are plenty, and cheap to keep.
-        every = 1 if any(side % 2 for side in self.sparse.block_size) else 2
-        return Observation(
-            frames=frames[:, ::every, ::every],
-            frame_state=state.frame_state.frames[:, ::every, ::every],
-            outputs=state.seen,
-            grid=state.frame_state.grid,
-            age=state.age,
-        )
-
-    def _baseline(self, key, state: RunnerState, frames, dense):
-        outputs = self.logits(state.frame_state.outputs)
-        return policies.baseline_grid(
-            self.policy,
-            key,
-            state.carry,
-            frames=frames,
-            frame_state=state.frame_state.frames,
-            outputs=outputs,
-            grid_shape=state.age.shape[1:],
-            target=self.target,
-            dense=dense,
-        )
+__all__ = ["BASELINES", "Decision", "Outcome", "Runner", "RunnerState", "Steps", "capacities"]
 
 
 def capacities(total: int, steps: int) -> tuple[int, ...]:
@@ -328,7 +34,7 @@ class Runner:
 
     def __init__(
         self,
-        apply_fn: Callable,
+        apply_fn: Callable | BlockCopy,
         params,
         *,
         block_size: int | tuple[int, int] = 128,
@@ -344,11 +50,12 @@ class Runner:
         """Nothing is compiled before the first frame.
 
         Args:
-            apply_fn: `apply_fn(params, frames)`, see `blockcopy`.
+            apply_fn: `apply_fn(params, frames)`, see `blockcopy`; or what `blockcopy` returned,
+                whose compiled programs are then shared with others that are given the same.
             params: its parameters.
-            block_size: pixels per block, or (height, width).
+            block_size: pixels per block, or (height, width); what `blockcopy` returned has its own.
             policy: settings of a policy that learns; None takes the default for `target`; or the
-                name of one that does not: all, none, random, difference.
+                name of one that does not: all, none, random, difference, oracle.
             target: fraction of the blocks to execute, where `policy` does not say it.
             train_interval: the policy learns at every so many frames.
             learning: False only applies what was learnt.
@@ -360,35 +67,40 @@ class Runner:
         """
         policy = PolicyConfig(target=target) if policy is None else policy
         self.params = params
-        self.steps = Steps(
-            blockcopy(apply_fn, block_size), policy, target, train_interval, logits or _only_array
-        )
+        sparse = apply_fn if isinstance(apply_fn, BlockCopy) else blockcopy(apply_fn, block_size)
+        self.steps = Steps(sparse, policy, target, train_interval, logits or only_array)
         self.learning = learning and self.steps.learns
         self.state: RunnerState | None = None
         self.decision: Decision | None = None
         self.outcome: Outcome | None = None
         self.metrics: dict[str, jax.Array] = {}
         self.times: dict[str, float] = {}
+        self.compiled: tuple[str, ...] = ()  # what the last frame was the first to need
         self._key = jax.random.key(seed)
         self._capacity_steps = capacity_steps
         self._on_compile = on_compile or (lambda what: None)
-        self._compiled: set = set()
+        self._known: set[str] = set()
         options = {"compiler_options": compiler_options()}
         self._init = jax.jit(self.steps.init, **options)
-        self._decide = jax.jit(self.steps.decide, **options)
-        self._execute = jax.jit(
-            self.steps.execute, static_argnames="capacity", donate_argnums=1, **options
-        )
+        self._decide = jax.jit(_without_memory(self.steps.decide), **options)
+        self._choose = jax.jit(self.steps.choose, static_argnames="capacity", **options)
+        self._network = sparse.jit()
+        self._settle = jax.jit(self.steps.settle, **options)
         self._learn = jax.jit(self.steps.learn, donate_argnums=0, **options)
 
-    def __call__(self, frames, reset=None, *, dense=None):
+    def start(self, frames) -> RunnerState:
+        """The state before the first frame; frames [N, H, W, 3] give shape and dtype."""
+        return self._init(self._key, self.params, frames)
+
+    def __call__(self, frames, reset=None, *, dense=None, count=None):
         """Run one frame of each stream.
 
         Args:
             frames: [H, W, 3] or [N, H, W, 3], uint8 or float in [0, 1]; whole blocks, see
                 `bc_jax.data.pad_to_blocks`.
             reset: bool [N], True where a stream begins anew with this frame.
-            dense: classes [N, h, w] of the dense network, for the oracle alone.
+            dense: logits [N, h, w, classes] of the dense network, for the oracle alone.
+            count: blocks that a baseline executes over all streams, in place of its target.
 
         Returns:
             The network's outputs for [N, H, W, 3]. They are valid until the next call, which
@@ -399,44 +111,64 @@ class Runner:
         """
         frames = jnp.asarray(frames)
         frames = frames[None] if frames.ndim == 3 else frames
-        grid_shape = self.steps.sparse.grid_shape(frames)
+        total = int(np.prod(self.steps.sparse.grid_shape(frames)))
+        self.compiled = ()
         if self.state is None:
-            self._notice("state", frames)
-            self.state = self._init(self._key, self.params, frames)
+            self._notice("state")
+            self.state = self.start(frames)
         kept = self.state.frame_state.frames
         if frames.shape != kept.shape or frames.dtype != kept.dtype:
             raise ValueError(
                 f"frames are {frames.dtype}{list(frames.shape)} and were "
                 f"{kept.dtype}{list(kept.shape)} before; begin a new Runner for another size"
             )
-        self._notice("policy", frames)
+        reset = np.zeros(frames.shape[0], bool) if reset is None else np.asarray(reset, bool)
+        count = None if count is None else np.int32(count)
+        self._notice("policy")
         clock = time.perf_counter()
-        self.state, self.decision = self._decide(self.state, frames, reset, dense)
-        count = int(self.decision.count)  # the one number that is read back
+        light, self.decision = self._decide(self.state, frames, reset, dense=dense, count=count)
+        wanted = int(self.decision.count)  # the one number that is read back
+        sizes = capacities(total, self._capacity_steps)
+        capacity = next(size for size in sizes if size >= wanted)
+        self._notice(f"network for {capacity} blocks")
+        grid, frames = self._choose(self.decision, frames, capacity=capacity)
         clock = self._lap("policy", clock)
-        sizes = capacities(int(np.prod(grid_shape)), self._capacity_steps)
-        capacity = next(size for size in sizes if size >= count)
-        self._notice(f"network for {capacity} blocks", frames)
-        self.state, self.outcome = self._execute(
-            self.params, self.state, self.decision, frames, capacity=capacity
-        )
-        jax.block_until_ready(self.outcome)
+        # The network writes into the memory, so that this state cannot be used again.
+        memory, policy = self.state.frame_state, self.state.policy
+        outputs, memory = self._network(self.params, memory, frames, grid, capacity=capacity)
+        jax.block_until_ready(outputs)
         clock = self._lap("network", clock)
+        light, self.outcome = self._settle(light.replace(policy=policy), self.decision, memory)
+        self.state = light.replace(frame_state=memory)
+        jax.block_until_ready(self.outcome)
+        self.times["policy"] += time.perf_counter() - clock
         self.times["learning"] = 0.0
         if self.learning and int(self.state.frame) % self.steps.train_interval == 0:
-            self._notice("learning", frames)
+            self._notice("learning")
+            clock = time.perf_counter()
             learnt, self.metrics = self._learn(self.state.policy, self.decision, self.outcome)
             self.state = self.state.replace(policy=learnt)
             jax.block_until_ready(learnt)
             self._lap("learning", clock)
-        return self.state.frame_state.outputs
+        return outputs
 
     def _lap(self, part: str, since: float) -> float:
         now = time.perf_counter()
         self.times[part] = now - since
         return now
 
-    def _notice(self, what: str, frames) -> None:
-        if (what, frames.shape) not in self._compiled:
-            self._compiled.add((what, frames.shape))
+    def _notice(self, what: str) -> None:
+        if what not in self._known:
+            self._known.add(what)
+            self.compiled += (what,)
             self._on_compile(what)
+
+
+def _without_memory(decide: Callable) -> Callable:
+    """`decide` that leaves out of the state it returns what it does not change: copies cost."""
+
+    def light(state, frames, reset, *, dense, count):
+        state, decision = decide(state, frames, reset, dense=dense, count=count)
+        return state.replace(frame_state=None, policy=None), decision
+
+    return light

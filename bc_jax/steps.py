@@ -1,0 +1,325 @@
+"""One frame of a video in pure pieces: decide on blocks, execute them, settle, learn.
+
+`Steps` holds them as functions of a `RunnerState`, and `step`, all of them in one program of a
+fixed capacity, for `jax.lax.scan`. `bc_jax.runner` is the object for a loop in Python.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from bc_jax import policy as policies
+from bc_jax.policy import Observation, PolicyConfig, PolicyState
+from bc_jax.sparse import BlockCopy, FrameState
+
+BASELINES = ("all", "none", "random", "difference", "oracle")
+
+
+@struct.dataclass
+class RunnerState:
+    """All that carries over from frame to frame, N streams of Gh x Gw blocks.
+
+    Attributes:
+        frame_state: the block-sparse network's memory.
+        policy: what the policy has learnt; None for a policy that does not learn.
+        seen: logits after the last frame, at the resolution where gain is measured.
+        age: int32 [N, Gh, Gw], frames since each block was executed.
+        missing: bool [N, Gh, Gw], blocks not executed since their stream began: they come first.
+        key: for sampling.
+        carry: f32 [], blocks that rounding to whole ones has left over (baselines).
+        frame: int32 [], frames so far.
+        skipped_frames: int32 [N], frames left out since a pixel was not finite.
+    """
+
+    frame_state: FrameState
+    policy: PolicyState | None
+    seen: jax.Array
+    age: jax.Array
+    missing: jax.Array
+    key: jax.Array
+    carry: jax.Array
+    frame: jax.Array
+    skipped_frames: jax.Array
+
+
+@struct.dataclass
+class Decision:
+    """What the policy wants of one frame, before capacity.
+
+    Attributes:
+        observation: what it saw.
+        scores: float32 [N, Gh, Gw], logits; the higher, the sooner spare room goes to a block.
+        sampled: bool [N, Gh, Gw], the actions drawn.
+        required: bool [N, Gh, Gw], blocks to execute whatever the policy says.
+        allowed: bool [N, 1, 1], False for a stream whose frame is left out.
+        counts: bool [N], streams that the policy learns from in this frame.
+        count: int32 [], blocks wanted over all streams.
+    """
+
+    observation: Observation
+    scores: jax.Array
+    sampled: jax.Array
+    required: jax.Array
+    allowed: jax.Array
+    counts: jax.Array
+    count: jax.Array
+
+
+@struct.dataclass
+class Outcome:
+    """What became of a decision.
+
+    Attributes:
+        grid: bool [N, Gh, Gw], the blocks executed.
+        seen: logits after the frame, as `RunnerState.seen`.
+        gain: float32 [N, Gh, Gw], information gained per block.
+    """
+
+    grid: jax.Array
+    seen: jax.Array
+    gain: jax.Array
+
+
+def only_array(outputs) -> jax.Array:
+    """The one array [N, h, w, classes] that a network returns; ValueError where it is another."""
+    leaves = jax.tree.leaves(outputs)
+    if len(leaves) != 1 or leaves[0].ndim != 4:
+        shapes = [list(leaf.shape) for leaf in leaves]
+        raise ValueError(
+            f"the network returns arrays of shapes {shapes}; give logits=, a function that takes "
+            "its outputs to the logits [N, h, w, classes] that the policy looks at"
+        )
+    return leaves[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Steps:
+    """The pieces of one frame, pure in the state; all of them run under jit, scan and vmap.
+
+    Attributes:
+        sparse: the block-sparse network.
+        policy: settings of a policy that learns, or the name of one that does not (`BASELINES`).
+        target: fraction of the blocks that a baseline executes.
+        train_interval: `step` learns at every so many frames.
+        logits: from the network's outputs to logits [N, h, w, classes].
+    """
+
+    sparse: BlockCopy
+    policy: PolicyConfig | str
+    target: float = 0.3
+    train_interval: int = 3
+    logits: Callable[[Any], jax.Array] = only_array
+
+    def __post_init__(self):
+        """Raises ValueError for an unknown policy."""
+        if not self.learns and self.policy not in BASELINES:
+            raise ValueError(
+                f"no policy is named {self.policy!r}; there are {', '.join(BASELINES)}"
+            )
+
+    @property
+    def learns(self) -> bool:
+        """Whether the policy is one that learns."""
+        return isinstance(self.policy, PolicyConfig)
+
+    @functools.cached_property
+    def _policy(self) -> PolicyConfig:
+        # What is seen is already at the resolution where gain is measured.
+        return dataclasses.replace(self.policy, gain_scale=1.0)
+
+    def policy_macs(self, observation: Observation) -> int:
+        """Multiply-accumulates of one look of the policy; a third of those of one that learns."""
+        return policies.policy_macs(observation, self._policy) if self.learns else 0
+
+    def init(self, key: jax.Array, params, frames) -> RunnerState:
+        """A state in which nothing has been executed or learnt.
+
+        Args:
+            key: for the policy's parameters and its sampling.
+            params: the network's.
+            frames: [N, H, W, 3]; only shape and dtype matter.
+        """
+        policy_key, key = jax.random.split(key)
+        grid_shape = self.sparse.grid_shape(frames)
+        frame_state = self.sparse.init(params, frames)
+        state = RunnerState(
+            frame_state=frame_state,
+            policy=None,
+            seen=self._see(frame_state),
+            age=jnp.zeros(grid_shape, jnp.int32),
+            missing=jnp.ones(grid_shape, bool),
+            key=key,
+            carry=jnp.float32(0),
+            frame=jnp.int32(0),
+            skipped_frames=jnp.zeros(grid_shape[:1], jnp.int32),
+        )
+        if not self.learns:
+            return state
+        observation = self._observe(state, jnp.zeros(frames.shape, frames.dtype))
+        return state.replace(policy=policies.init(policy_key, observation, self._policy))
+
+    def decide(self, state: RunnerState, frames, reset=None, *, dense=None, count=None):
+        """Let the policy look at the frames and draw a grid.
+
+        Args:
+            state: of the frame before.
+            frames: [N, H, W, 3], uint8 or float. A stream with a pixel that is not finite is left
+                out: nothing of it is executed, and its last output stands.
+            reset: bool [N], True where a stream begins anew with this frame.
+            dense: logits [N, h, w, classes] of the dense network, for the oracle.
+            count: int [], blocks that a baseline executes over all streams, in place of its target.
+
+        Returns:
+            The state, with new randomness, and the Decision.
+        """
+        reset = jnp.zeros(frames.shape[:1], bool) if reset is None else jnp.asarray(reset)
+        again = reset.reshape(-1, 1, 1)
+        state = state.replace(missing=state.missing | again, age=jnp.where(again, 0, state.age))
+        whole = jnp.ones(reset.shape, bool)
+        if jnp.issubdtype(frames.dtype, jnp.floating):
+            whole = jnp.isfinite(frames).all(axis=(1, 2, 3))
+        observation = self._observe(state, frames)
+        key, now = jax.random.split(state.key)
+        carry = state.carry
+        if self.learns:
+            scores = policies.logits(state.policy, observation, self._policy)
+            sampled = policies.sample_grid(now, scores)
+        else:
+            sampled, carry = self._baseline(now, state, frames, dense, count)
+            scores = sampled.astype(jnp.float32)
+        allowed = whole.reshape(-1, 1, 1)
+        wanted = (sampled | state.missing) & allowed
+        decision = Decision(
+            observation=observation,
+            scores=scores,
+            sampled=sampled,
+            required=state.missing & allowed,
+            allowed=allowed,
+            counts=whole & ~state.missing.any(axis=(1, 2)),
+            count=wanted.sum(dtype=jnp.int32),
+        )
+        skipped = state.skipped_frames + (~whole).astype(jnp.int32)
+        return state.replace(key=key, carry=carry, skipped_frames=skipped), decision
+
+    def execute(self, params, state: RunnerState, decision: Decision, frames, *, capacity: int):
+        """Run the network on the blocks decided, as many as `capacity`, and measure the gain.
+
+        Args:
+            params: the network's.
+            state: what `decide` returned.
+            decision: likewise.
+            frames: the same frames.
+            capacity: K, static. A policy that learns fills spare room with its next choices.
+
+        Returns:
+            The state after the frame, and the Outcome.
+        """
+        grid, frames = self.choose(decision, frames, capacity=capacity)
+        _, frame_state = self.sparse(params, state.frame_state, frames, grid, capacity=capacity)
+        state, outcome = self.settle(state, decision, frame_state)
+        return state.replace(frame_state=frame_state), outcome
+
+    def choose(self, decision: Decision, frames, *, capacity: int):
+        """The grid [N, Gh, Gw] that fits the capacity, and the frames with no pixel that is NaN."""
+        wanted = (decision.sampled | decision.required) & decision.allowed
+        if self.learns:
+            wanted = policies.fill_capacity(
+                wanted,
+                jnp.where(decision.allowed, decision.scores, -jnp.inf),
+                capacity=capacity,
+                required=decision.required,
+            )
+        frames = jnp.where(decision.allowed[..., None], frames, jnp.zeros((), frames.dtype))
+        return wanted & decision.allowed, frames
+
+    def settle(self, state: RunnerState, decision: Decision, frame_state: FrameState):
+        """Measure what the execution gained; all of the next state but its `frame_state`."""
+        grid = frame_state.grid
+        seen = self._see(frame_state)
+        gain = jnp.zeros(grid.shape, jnp.float32)
+        policy = state.policy
+        if self.learns:
+            gain = policies.information_gain(state.seen, seen, grid.shape[1:], self._policy)
+            gain = jnp.where(grid, gain, 0)
+            policy = policies.track(policy, grid, self._policy, weight=decision.counts)
+        state = state.replace(
+            policy=policy,
+            seen=seen,
+            age=policies.next_age(state.age, grid),
+            missing=state.missing & ~grid,
+            frame=state.frame + 1,
+        )
+        return state, Outcome(grid, seen, gain)
+
+    def learn(self, policy: PolicyState, decision: Decision, outcome: Outcome):
+        """One REINFORCE step; returns the policy's new state and metrics, float32 scalars."""
+        return policies.learn(
+            policy,
+            decision.observation,
+            decision.sampled,
+            outcome.grid,
+            outcome.seen,
+            self._policy,
+            weight=decision.counts,
+            gain=outcome.gain,
+        )
+
+    def step(self, params, state: RunnerState, frames, reset=None, *, capacity: int):
+        """Decide, execute and, at every `train_interval`-th frame, learn: one program.
+
+        Returns:
+            The next state, and the Outcome; the outputs are `state.frame_state.outputs`.
+        """
+        state, decision = self.decide(state, frames, reset)
+        state, outcome = self.execute(params, state, decision, frames, capacity=capacity)
+        if self.learns:
+            learnt = jax.lax.cond(
+                state.frame % self.train_interval == 0,
+                lambda p: self.learn(p, decision, outcome)[0],
+                lambda p: p,
+                state.policy,
+            )
+            state = state.replace(policy=learnt)
+        return state, outcome
+
+    def _see(self, frame_state: FrameState) -> jax.Array:
+        """The logits at the resolution where gain is measured: every so many rows and columns."""
+        logits = self.logits(frame_state.outputs)
+        if not self.learns:
+            return logits[:, :1, :1]  # nothing is looked at
+        stride = frame_state.frames.shape[1] // logits.shape[1]
+        every = max(1, round(1 / self.policy.gain_scale / stride))
+        if logits.shape[1] % every or logits.shape[2] % every:
+            every = 1
+        return logits[:, ::every, ::every]
+
+    def _observe(self, state: RunnerState, frames) -> Observation:
+        # The policy looks at a fraction of the pixels: half are plenty, and cheap to keep.
+        every = 1 if any(side % 2 for side in self.sparse.block_size) else 2
+        return Observation(
+            frames=frames[:, ::every, ::every],
+            frame_state=state.frame_state.frames[:, ::every, ::every],
+            outputs=state.seen,
+            grid=state.frame_state.grid,
+            age=state.age,
+        )
+
+    def _baseline(self, key, state: RunnerState, frames, dense, count):
+        outputs = self.logits(state.frame_state.outputs)
+        blocks = state.age.size
+        return policies.baseline_grid(
+            self.policy,
+            key,
+            state.carry,
+            frames=frames,
+            frame_state=state.frame_state.frames,
+            outputs=outputs,
+            grid_shape=state.age.shape[1:],
+            target=self.target if count is None else count / blocks,
+            dense=dense,
+        )
