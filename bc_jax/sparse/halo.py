@@ -3,8 +3,8 @@
 A windowed operation on a tile reads pixels of the blocks around it. Those of a block that is
 executed in this frame are this frame's; those of any other block are from the frame in which it was
 last executed. So each tensor that is read through a window has a memory. It holds, for every block,
-only what a neighbour may ask for: four strips along the block's sides (`Strips`), or whole tiles
-where the strips would overlap or the window reaches beyond the next block (`Tiles`).
+only what a neighbour may ask for: four strips along the block's sides (`Strips`); or all of it,
+where the strips would be much of it or a window reaches beyond the next block (`Frames`).
 """
 
 from typing import NamedTuple
@@ -47,29 +47,35 @@ class Strips:
 
 
 @struct.dataclass
-class Tiles:
-    """All of every block of one tensor.
+class Frames:
+    """All of one tensor, with a border for what its readers see beyond the image.
 
     Attributes:
-        tiles: [B, h, w, *rest].
+        array: [N, top + H + bottom, left + W + right, *rest]; the border is zero.
+        halo: static, the border's width at each side.
     """
 
-    tiles: jax.Array
+    array: jax.Array
+    halo: Halo = struct.field(pytree_node=False)
 
 
-Memory = Strips | Tiles
+Memory = Strips | Frames
 
 
-def memory_shape(halo: Halo, total: int, tile_shape: tuple[int, ...], dtype) -> Memory:
-    """Shapes of the memory for a tensor whose tiles are `[h, w, *rest]`, `total` blocks in all."""
-    h, w, *rest = tile_shape
+def memory_shape(
+    halo: Halo, grid_shape: tuple[int, int, int], tile_shape: tuple[int, ...], dtype
+) -> Memory:
+    """Shapes of the memory for a tensor whose tiles are `[h, w, *rest]`."""
+    (n, gh, gw), (h, w, *rest) = grid_shape, tile_shape
+    strips = (halo.top + halo.bottom) * w + (halo.left + halo.right) * h
+    # Reading windows of a frame is fast; strips, which take more copies, are there to save memory.
+    if max(halo.top, halo.bottom) > h or max(halo.left, halo.right) > w or 2 * strips >= h * w:
+        height, width = halo.top + gh * h + halo.bottom, halo.left + gw * w + halo.right
+        return Frames(jax.ShapeDtypeStruct((n, height, width, *rest), dtype), halo)
 
     def of(*shape):
-        return jax.ShapeDtypeStruct((total, *shape, *rest), dtype)
+        return jax.ShapeDtypeStruct((n * gh * gw, *shape, *rest), dtype)
 
-    strips = (halo.top + halo.bottom) * w + (halo.left + halo.right) * h
-    if max(halo.top, halo.bottom) > h or max(halo.left, halo.right) > w or strips >= h * w:
-        return Tiles(of(h, w))
     return Strips(
         top=of(halo.bottom, w),
         bottom=of(halo.top, w),
@@ -80,12 +86,12 @@ def memory_shape(halo: Halo, total: int, tile_shape: tuple[int, ...], dtype) -> 
 
 def store(memory: Memory, tiles: jax.Array, blocks: Blocks) -> Memory:
     """Remember this frame's executed tiles for their neighbours."""
+    if isinstance(memory, Frames):
+        return memory.replace(array=_store_windows(memory, tiles, blocks))
 
     def write(kept, new):
         return kept.at[blocks.index].set(new, mode="drop") if kept.size else kept
 
-    if isinstance(memory, Tiles):
-        return Tiles(write(memory.tiles, tiles))
     h, w = tiles.shape[1:3]
     return Strips(
         top=write(memory.top, tiles[:, : memory.top.shape[1]]),
@@ -93,6 +99,21 @@ def store(memory: Memory, tiles: jax.Array, blocks: Blocks) -> Memory:
         left=write(memory.left, tiles[:, :, : memory.left.shape[2]]),
         right=write(memory.right, tiles[:, :, w - memory.right.shape[2] :]),
     )
+
+
+def _store_windows(memory: Frames, tiles: jax.Array, blocks: Blocks) -> jax.Array:
+    h, w = tiles.shape[1:3]
+    stream, row, column = blocks.coordinates()
+    # A window that begins outside the array is dropped.
+    stream = jnp.where(blocks.index < blocks.total, stream, memory.array.shape[0])
+    starts = jnp.stack([stream, row * h + memory.halo.top, column * w + memory.halo.left], -1)
+    numbers = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=tuple(range(1, tiles.ndim)),
+        inserted_window_dims=(0,),
+        scatter_dims_to_operand_dims=(0, 1, 2),
+    )
+    mode = jax.lax.GatherScatterMode.FILL_OR_DROP
+    return jax.lax.scatter(memory.array, starts, tiles, numbers, mode=mode)
 
 
 def _last(strip: jax.Array, count: int, axis: int) -> jax.Array:
@@ -104,15 +125,13 @@ def _first(strip: jax.Array, count: int, axis: int) -> jax.Array:
     return jax.lax.slice_in_dim(strip, 0, count, axis=axis)
 
 
-def _read(memory: Memory, index, dy: int, dx: int, rows, columns) -> jax.Array:
+def _read(memory: Strips, index, dy: int, dx: int, rows, columns) -> jax.Array:
     """What is kept of the blocks `index`, which lie (dy, dx) from their readers.
 
-    `rows` and `columns` are (first, last) pixels of the neighbour; a strip that is kept ends, or
-    begins, at the neighbour's side that faces the reader.
+    `rows` and `columns` are (first, last) pixels of the neighbour; a strip ends, or begins, at the
+    neighbour's side that faces the reader.
     """
     (y0, y1), (x0, x1) = rows, columns
-    if isinstance(memory, Tiles):
-        return memory.tiles[index, y0:y1, x0:x1]
     if dy:
         strip = memory.bottom[index] if dy < 0 else memory.top[index]
         strip = _last(strip, y1 - y0, 1) if dy < 0 else _first(strip, y1 - y0, 1)
@@ -123,14 +142,11 @@ def _read(memory: Memory, index, dy: int, dx: int, rows, columns) -> jax.Array:
 
 
 def _reach(before: int, after: int, size: int) -> list[tuple[int, tuple[int, int]]]:
-    """Steps to the blocks that a halo touches along one axis, and the pixels it takes of each."""
-    steps = []
-    for step in range(-(-before // size), 0, -1):
-        steps.append((-step, (max(0, step * size - before), size)))
-        # Of the farthest block only its last pixels are read; of those between, all.
+    """Steps to the neighbours that a halo touches along one axis, and the pixels it takes."""
+    steps = [(-1, (size - before, size))] if before else []
     steps.append((0, (0, size)))
-    for step in range(1, -(-after // size) + 1):
-        steps.append((step, (0, min(size, after - (step - 1) * size))))
+    if after:
+        steps.append((1, (0, after)))
     return steps
 
 
@@ -162,6 +178,10 @@ def exchange_halo(
 
 def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:
     """As `exchange_halo`, where the memory holds this frame's blocks already."""
+    if isinstance(memory, Frames):
+        border = memory.halo
+        inner = (border.top - halo.top, border.left - halo.left)
+        return _windows(memory.array, tiles.shape, blocks, inner, halo, pad_value)
     h, w = tiles.shape[1:3]
     outside = jnp.asarray(pad_value, tiles.dtype)
     padded_rows = []
@@ -184,11 +204,38 @@ def window_halo(dense: jax.Array, blocks: Blocks, *, halo: Halo, pad_value=0) ->
     _, gh, gw = blocks.grid_shape
     h, w, rest = dense.shape[1] // gh, dense.shape[2] // gw, dense.shape[3:]
     pads = [(0, 0), (halo.top, halo.bottom), (halo.left, halo.right)] + [(0, 0)] * len(rest)
-    padded = jnp.pad(dense, pads, constant_values=jnp.asarray(pad_value, dense.dtype))
-    size = (1, h + halo.top + halo.bottom, w + halo.left + halo.right, *rest)
+    return _windows(jnp.pad(dense, pads), (0, h, w, *rest), blocks, (0, 0), halo, pad_value)
+
+
+def _windows(array, tile_shape, blocks: Blocks, first, halo: Halo, pad_value) -> jax.Array:
+    """Cut each block's tile and halo out of an array with a border; the border is zero.
+
+    Args:
+        array: [N, border + H + border, border + W + border, *rest].
+        tile_shape: (any, h, w, *rest).
+        blocks: the executed blocks.
+        first: row and column of the array where the first block's halo begins.
+        halo: of the result.
+        pad_value: stands for everything outside the image.
+    """
+    _, h, w, *rest = tile_shape
+    height, width = halo.top + h + halo.bottom, halo.left + w + halo.right
 
     def cut(stream, row, column):
-        start = (stream, row * h, column * w, *(0,) * len(rest))
-        return jax.lax.dynamic_slice(padded, start, size)[0]
+        start = (stream, row * h + first[0], column * w + first[1], *(0,) * len(rest))
+        return jax.lax.dynamic_slice(array, start, (1, height, width, *rest))[0]
 
-    return jax.vmap(cut)(*blocks.coordinates())
+    stream, row, column = blocks.coordinates()
+    tiles = jax.vmap(cut)(stream, row, column)
+    if pad_value == 0:
+        return tiles
+    inside = _inside(row, height, h, halo.top, blocks.grid_shape[1])[:, :, None]
+    inside &= _inside(column, width, w, halo.left, blocks.grid_shape[2])[:, None, :]
+    inside = inside.reshape(*inside.shape, *(1,) * len(rest))
+    return jnp.where(inside, tiles, jnp.asarray(pad_value, tiles.dtype))
+
+
+def _inside(place, size: int, tile: int, before: int, count: int) -> jax.Array:
+    """Which of a tile's pixels, halo included, lie in the image along one axis: bool [K, size]."""
+    at = place[:, None] * tile - before + jnp.arange(size)[None, :]
+    return (at >= 0) & (at < count * tile)

@@ -64,6 +64,7 @@ class Context:
         self.halo_read: Halo | None = None
         self.taps: float | None = None
         self.reason = ""
+        self._stored: set[str] = set()
         self._padded: dict = {}
         self._combined: dict = {}
 
@@ -103,13 +104,15 @@ class Context:
             self.plan.halos[x.key] = (kept.union(halo), tile)
             pads = [(0, 0), halo[:2], halo[2:]] + [(0, 0)] * (x.tiles.ndim - 3)
             return jnp.pad(x.tiles, pads)
-        widest = self.plan.halos[x.key][0]
+        memory = self.memory["halos"]
+        if x.key not in self._stored:
+            memory[x.key] = halos.store(memory[x.key], x.tiles, self.blocks)
+            self._stored.add(x.key)
+        # Strips take many copies to read: once, as wide as any reader asks. Windows take one.
+        whole = isinstance(memory[x.key], halos.Frames)
+        widest = halo if whole else self.plan.halos[x.key][0]
         at = (x.key, str(pad_value), widest)
         if at not in self._padded:
-            memory = self.memory["halos"]
-            if (x.key, "stored") not in self._padded:
-                memory[x.key] = halos.store(memory[x.key], x.tiles, self.blocks)
-                self._padded[x.key, "stored"] = True
             self._padded[at] = halos.read_halo(
                 x.tiles, memory[x.key], self.blocks, halo=widest, pad_value=pad_value
             )
@@ -256,11 +259,11 @@ def _spread(op: Op, operand) -> Whole:
     return Whole(array.reshape(small), shape, varies(operand))
 
 
-def memory_for(plan: Plan, total: int) -> dict:
-    """Shapes of the memory for a plan, `total` blocks in all streams."""
+def memory_for(plan: Plan, grid_shape: tuple[int, int, int]) -> dict:
+    """Shapes of the memory for a plan."""
     return {
         "halos": {
-            key: halos.memory_shape(halo, total, tile.shape, tile.dtype)
+            key: halos.memory_shape(halo, grid_shape, tile.shape, tile.dtype)
             for key, (halo, tile) in plan.halos.items()
         },
         "dense": dict(plan.dense),

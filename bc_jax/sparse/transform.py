@@ -164,7 +164,7 @@ class BlockCopy:
             frames=frame_shape,
             outputs=outputs,
             grid=jax.ShapeDtypeStruct(grid_shape, bool),
-            memory=memory_for(plan, grid_shape[0] * grid_shape[1] * grid_shape[2]),
+            memory=memory_for(plan, grid_shape),
         )
         traced = _Traced(program, plan, records, state, grid_shape)
         if not program.holds_tracers:
