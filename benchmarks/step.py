@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax.policy import PolicyConfig, policy_macs
-from bc_jax.runner import Decision, RunnerState, Steps
 from bc_jax.sparse import compiler_options
+from bc_jax.steps import Decision, RunnerState, Steps
 from benchmarks.cases import (
     Case,
     Loaded,
