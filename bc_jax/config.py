@@ -137,10 +137,15 @@ class EvaluateConfig:
     policies: tuple[PolicyName, ...] = ("all", "random", "difference", "learned", "oracle")
     # Executed fraction that the compared policies are held to; None is the policy's own target.
     target: float | None = None
-    # How many frames are measured; None measures all.
+    # The first frame that is measured, counted in the source; None is data.start.
+    start: int | None = None
+    # How many frames are measured; None is data.frames.
     frames: int | None = None
-    # Frames run before the clock starts, for compiling.
+    # Frames at the beginning whose times do not count. Frames for which something is compiled
+    # do not count either.
     warm_up: int = 10
+    # Checkpoints that the row "paper" begins from; None begins from a cold start.
+    paper_checkpoint: str | None = None
     # Which measured frame, from 0, is drawn as a picture; None draws none.
     picture: int | None = 100
     # Frames of the video that is drawn; 0 draws none.
@@ -156,7 +161,9 @@ class EvaluateConfig:
         if self.target is not None and not 0 < self.target <= 1:
             raise ConfigError(f"evaluate.target {self.target} is not in (0, 1]")
         if self.frames is not None:
-            check_at_least(self, "evaluate", 1, "frames")
+            check_at_least(self, "evaluate", 2, "frames")  # the first one only fills the memory
+        if self.start is not None:
+            check_at_least(self, "evaluate", 0, "start")
         if self.picture is not None:
             check_at_least(self, "evaluate", 0, "picture")
         if not self.video_fps > 0:

@@ -1,0 +1,104 @@
+"""From a config to the things that it describes: network, frames, runner."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from bc_jax import data
+from bc_jax.config import Config, ConfigError
+from bc_jax.models import Network, load, read_variables
+from bc_jax.policy import PolicyConfig
+from bc_jax.runner import Runner
+from bc_jax.sparse import BlockCopy
+
+# The networks that come with weights.
+TRAINED = ("espnet_cityscapes",)
+
+
+def network(config: Config) -> Network:
+    """The network of `config.model`; without weights of its own, random ones from the seed.
+
+    Raises:
+        ConfigError: the options or the weights are not the network's.
+    """
+    model = config.model
+    options = {**model.options, "dtype": jnp.dtype(model.dtype)}
+    try:
+        if model.weights is not None:
+            return load(model.name, params=read_variables(model.weights), **options)
+        if model.name in TRAINED:
+            return load(model.name, **options)
+        return load(model.name, key=jax.random.key(config.seed), **options)
+    except (TypeError, ValueError, OSError) as error:
+        raise ConfigError(f"model: {error}") from error
+
+
+def training_frames(config: Config, position: dict | None = None) -> data.Batches:
+    """The frames of `config.data`, from a position that was saved on."""
+    streams, passes = config.data.streams, config.data.passes
+    source = _source(config, config.data.start, config.data.frames)
+    return data.batches(source, streams, passes=passes, position=position)
+
+
+def training_length(config: Config) -> int | None:
+    """How many batches `training_frames` gives in all; None where it cannot be known."""
+    length = _batches(_source(config, config.data.start, config.data.frames), config.data.streams)
+    return length and length * config.data.passes
+
+
+def evaluation_frames(config: Config) -> data.Batches:
+    """The frames of `config.data`, from `config.evaluate.start` on, as many as it says."""
+    return data.batches(_evaluated(config), config.data.streams)
+
+
+def evaluation_length(config: Config) -> int | None:
+    """How many batches `evaluation_frames` gives; None where it cannot be known."""
+    return _batches(_evaluated(config), config.data.streams)
+
+
+def _evaluated(config: Config) -> data.Source:
+    start = config.data.start if config.evaluate.start is None else config.evaluate.start
+    frames = config.data.frames if config.evaluate.frames is None else config.evaluate.frames
+    return _source(config, start, frames)
+
+
+def _source(config: Config, start: int, frames: int | None) -> data.Source:
+    size = config.data.size
+    return data.open_source(config.data.source, size=size, start=start, frames=frames)
+
+
+def _batches(source: data.Source, streams: int) -> int | None:
+    if source.length is None:
+        return None
+    # The last stream plays what is left over.
+    return source.length - source.length // streams * (streams - 1)
+
+
+def runner(
+    config: Config,
+    sparse: BlockCopy,
+    params,
+    policy: PolicyConfig | str,
+    *,
+    on_compile: Callable[[str], None] | None = None,
+) -> Runner:
+    """A runner with the config's settings.
+
+    Args:
+        config: the settings.
+        sparse: the network, from `blockcopy`; runners that are given the same share its programs.
+        params: its parameters.
+        policy: settings of a policy that learns, or the name of one that does not.
+        on_compile: see `Runner`.
+    """
+    return Runner(
+        sparse,
+        params,
+        policy=policy,
+        target=config.evaluate.target or config.policy.target,
+        train_interval=config.train.train_interval,
+        capacity_steps=config.blocks.capacities,
+        seed=config.seed,
+        on_compile=on_compile,
+    )

@@ -1,0 +1,61 @@
+"""What the command-line tools share: compiled programs on disk, stopping, errors in one line."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+from bc_jax.checkpoint import CheckpointError
+
+
+def use_compilation_cache() -> Path | None:
+    """Keep compiled programs on disk, so that they are compiled once and not once a run.
+
+    The folder is $BC_JAX_CACHE ('off' for none), else JAX's own $JAX_COMPILATION_CACHE_DIR, else
+    ~/.cache/bc_jax.
+
+    Returns:
+        The folder, or None where it is off.
+    """
+    asked = os.environ.get("BC_JAX_CACHE") or os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if asked == "off":
+        return None
+    folder = Path(asked or "~/.cache/bc_jax").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    return folder
+
+
+@contextlib.contextmanager
+def stopping(signals=(signal.SIGINT, signal.SIGTERM)) -> Iterator[Callable[[], bool]]:
+    """Let a loop end between two frames: yields a function that says whether it is to.
+
+    The first Ctrl-C asks it to stop; a second one interrupts as usual.
+    """
+    asked = []
+
+    def ask(number, _):
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, ask) for number in signals}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def errors_told() -> Iterator[None]:
+    """Say what cannot be in one line on stderr, and exit with 1; other errors keep their trace."""
+    try:
+        yield
+    except (ValueError, CheckpointError, OSError) as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error

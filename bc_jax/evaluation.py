@@ -1,0 +1,359 @@
+"""Policies compared with the dense network, side by side, frame by frame.
+
+In every frame the dense network and then each policy run once, timed one after the other, so that
+what slows the machine down slows all of them down. Where there is a learnt policy, those that it is
+compared with execute as many blocks as it did, frame by frame: `gap_closed` is at equal compute.
+"""
+
+import dataclasses
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bc_jax import build
+from bc_jax.config import Config
+from bc_jax.data import Batch, crop, pad_to_blocks, padded_size
+from bc_jax.metrics import confusion, miou
+from bc_jax.models import Network
+from bc_jax.policy import PolicyConfig
+from bc_jax.runner import Runner
+from bc_jax.sparse import Report, blockcopy, compiler_options
+from bc_jax.training import load_policy, shapes
+
+LEARNING = ("learned", "paper")
+MATCHED = ("random", "difference", "oracle")
+DENSE = "dense"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One frame of one row, all streams.
+
+    Attributes:
+        frame: from 0.
+        counts: whether it enters the means: a stream's first frame, all executed, does not.
+        timed: whether its times do: nothing was compiled, and the warm-up is over.
+        blocks: executed.
+        executed: share of the blocks, in [0, 1].
+        disagreement: share of the pixels whose class is not the dense network's.
+        policy_ms: deciding and bookkeeping.
+        network_ms: the network.
+        learning_ms: the policy's update; 0 in a frame without one.
+    """
+
+    frame: int
+    counts: bool
+    timed: bool
+    blocks: int
+    executed: float
+    disagreement: float
+    policy_ms: float
+    network_ms: float
+    learning_ms: float
+
+
+@dataclasses.dataclass
+class Row:
+    """A policy in the comparison: how it runs, and what was measured.
+
+    Attributes:
+        name: of the policy, or `DENSE`.
+        runner: None for the dense network.
+        measurements: a frame each.
+        confusion: of its classes with the dense network's, over the frames that count.
+        classes: int [N, h, w], its last prediction on the frames without padding.
+    """
+
+    name: str
+    runner: Runner | None
+    measurements: list[Measurement] = dataclasses.field(default_factory=list)
+    confusion: np.ndarray | int = 0
+    classes: np.ndarray | None = None
+
+
+class Dense:
+    """The fastest of the dense versions that there are, measured: times are compared with it.
+
+    Args:
+        network: what is run.
+        frames: [N, H, W, 3] to measure with.
+        on_compile: told what is about to be compiled.
+    """
+
+    def __init__(self, network: Network, frames: np.ndarray, on_compile: Callable[[str], None]):
+        self._params = network.params
+        options = compiler_options()
+        whole = blockcopy(network.apply_fn, frames.shape[1:3])
+        versions = {
+            "jit": _plain(jax.jit(network.apply_fn)),
+            "blockcopy with one block": _one_block(whole, network.params, frames),
+        }
+        if options:
+            fast = jax.jit(lambda p, f: network.apply_fn(p, f), compiler_options=options)
+            versions["jit with bc_jax.sparse.compiler_options"] = _plain(fast)
+        self.milliseconds: dict[str, float] = {}  # of each version
+        laps: dict[str, list[float]] = {name: [] for name in versions}
+        for name, run in versions.items():
+            on_compile(f"dense network ({name})")
+            jax.block_until_ready(run(self._params, jnp.asarray(frames)))
+        for _ in range(3):
+            for name, run in versions.items():
+                self._run = run
+                laps[name].append(self(frames)[1])
+        self.milliseconds = {name: min(took) for name, took in laps.items()}
+        self.version = min(self.milliseconds, key=self.milliseconds.get)
+        self._run = versions[self.version]
+
+    def __call__(self, frames) -> tuple[jax.Array, float]:
+        """The outputs for [N, H, W, 3], valid until the next call, and the milliseconds it took."""
+        frames = jnp.asarray(frames)
+        clock = time.perf_counter()
+        outputs = jax.block_until_ready(self._run(self._params, frames))
+        return outputs, 1e3 * (time.perf_counter() - clock)
+
+
+class Evaluation:
+    """A comparison in progress: `frame` for each batch, then `results`.
+
+    Args:
+        config: which policies, which target, which network.
+        network: from `build.network`.
+        size: (H, W) of the frames.
+        checkpoint: folder of checkpoints of the row "learned"; None begins from a cold start.
+        on_compile: told what is about to be compiled.
+
+    Raises:
+        CheckpointError: see `load_policy`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: Network,
+        size: tuple[int, int],
+        *,
+        checkpoint: str | None = None,
+        on_compile: Callable[[str], None] = lambda what: None,
+    ):
+        self.config, self.network, self.size = config, network, size
+        self.target = config.evaluate.target or config.policy.target
+        self._told: set[str] = set()
+        self._on_compile = on_compile
+        self._sparse = blockcopy(network.apply_fn, config.blocks.size)
+        self._classes = jax.jit(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.uint8))
+        self._frame = 0
+        self.dense: Dense | None = None
+        self.dense_row = Row(DENSE, None)
+        checkpoints = {"learned": checkpoint, "paper": config.evaluate.paper_checkpoint}
+        # The learnt policy first: it says how many blocks the others get.
+        names = sorted(config.evaluate.policies, key=lambda name: name != "learned")
+        self.rows = {name: self._row(name, checkpoints.get(name)) for name in names}
+
+    def policy(self, name: str) -> PolicyConfig | str:
+        """What a row runs with."""
+        if name == "learned":
+            return dataclasses.replace(self.config.policy, target=self.target)
+        return PolicyConfig.paper(target=self.target) if name == "paper" else name
+
+    def frame(self, batch: Batch) -> None:
+        """Run the dense network and every policy on one frame of each stream."""
+        padded, _ = pad_to_blocks(batch.frames, self.config.blocks.size)
+        if self.dense is None:
+            self.dense = Dense(self.network, padded, self._on_compile)
+        outputs, took = self.dense(padded)
+        correct = self._predicted(outputs)
+        kept = ~batch.reset
+        total = math.prod(self._sparse.grid_shape(padded))
+        timed = self._frame >= self.config.evaluate.warm_up
+        times = (0.0, took, 0.0)
+        whole = (self._frame, bool(kept.any()), timed, total, 1.0, 0.0)
+        _add(self.dense_row, Measurement(*whole, *times), correct, correct, kept, self._names)
+        count = None
+        for name, row in self.rows.items():
+            runner = row.runner
+            given = runner(
+                padded,
+                batch.reset,
+                dense=outputs if name == "oracle" else None,
+                count=count if name in MATCHED else None,
+            )
+            grid = np.asarray(runner.outcome.grid)
+            if name == "learned":
+                count = int(grid.sum())
+            row.classes = self._predicted(given)
+            wrong = row.classes[kept] != correct[kept]
+            measured = Measurement(
+                frame=self._frame,
+                counts=bool(kept.any()),
+                timed=timed and not runner.compiled,
+                blocks=int(grid.sum()),
+                executed=float(grid[kept].mean()) if kept.any() else 1.0,
+                disagreement=float(wrong.mean()) if kept.any() else 0.0,
+                policy_ms=1e3 * runner.times["policy"],
+                network_ms=1e3 * runner.times["network"],
+                learning_ms=1e3 * runner.times["learning"],
+            )
+            _add(row, measured, row.classes, correct, kept, self._names)
+        self._frame += 1
+
+    def results(self) -> list[dict]:
+        """A row of figures for the dense network and each policy, in the config's order.
+
+        Raises:
+            ValueError: no frame counts: only first frames were seen.
+        """
+        order = [self.dense_row, *(self.rows[name] for name in self.config.evaluate.policies)]
+        if not any(m.counts for m in self.dense_row.measurements):
+            raise ValueError(
+                f"{self._frame} frames are too few: all is executed in the first of a stream, and "
+                "figures begin with the second"
+            )
+        streams = self.config.data.streams
+        dense_ms = None
+        figures = []
+        for row in order:
+            figures.append(summary(row, self._cost(row), self.config.train.train_interval, streams))
+            dense_ms = figures[0]["ms_per_frame"]
+            took = figures[-1]["ms_per_frame"]
+            figures[-1]["speedup"] = dense_ms / took if dense_ms and took else None
+        close_gaps(figures)
+        return figures
+
+    def glance(self) -> dict[str, float]:
+        """Each policy's disagreement in the last frame."""
+        return {name: row.measurements[-1].disagreement for name, row in self.rows.items()}
+
+    @functools.cached_property
+    def report(self) -> Report:
+        """What of the network runs where, and what it costs."""
+        height, width = padded_size(self.size, self.config.blocks.size)
+        shape = (self.config.data.streams, height, width, 3)
+        frames = jax.ShapeDtypeStruct(shape, jnp.uint8)
+        return self._sparse.explain(self.network.params, frames)
+
+    @property
+    def _names(self) -> int:
+        return len(self.network.class_names)
+
+    def _row(self, name: str, checkpoint: str | None) -> Row:
+        config = self.config
+        policy = self.policy(name)
+        runner = build.runner(
+            config, self._sparse, self.network.params, policy, on_compile=self._compiling(name)
+        )
+        if checkpoint is not None and runner.steps.learns:
+            like = shapes(config, runner, self.size, config.data.streams)
+            learnt = load_policy(checkpoint, dataclasses.replace(config, policy=policy), like)
+            height, width = padded_size(self.size, config.blocks.size)
+            frames = np.zeros((config.data.streams, height, width, 3), np.uint8)
+            runner.state = runner.start(frames).replace(policy=learnt)
+        return Row(name, runner)
+
+    def _compiling(self, name: str) -> Callable[[str], None]:
+        def tell(what: str) -> None:
+            # The network's programs belong to all rows.
+            text = what if what.startswith("network") else f"{what} of '{name}'"
+            if text not in self._told:
+                self._told.add(text)
+                self._on_compile(text)
+
+        return tell
+
+    def _predicted(self, outputs) -> np.ndarray:
+        logits = next(iter(self.rows.values())).runner.steps.logits(outputs)
+        return crop(np.asarray(self._classes(logits)), self.size, self.network.stride)
+
+    def _cost(self, row: Row) -> Callable[[float], float]:
+        """Multiply-accumulates, all streams, as a function of the blocks executed."""
+        if row.runner is None:
+            return lambda blocks: float(self.report.macs)
+        steps = row.runner.steps
+        policy = steps.policy_macs(row.runner.decision.observation)
+        # Learning looks at a frame once more, and its gradient costs as much as two looks.
+        policy *= 1 + 3 / steps.train_interval if row.runner.learning else 1
+        return lambda blocks: self.report.macs_at(blocks) + policy
+
+
+def summary(row: Row, macs: Callable[[float], float], interval: int, streams: int) -> dict:
+    """A row's figures.
+
+    Times are medians over the frames that are timed (all that count, where none is); learning,
+    which is done in every `interval`-th frame, enters as its median divided by that.
+
+    Args:
+        row: with at least one measurement that counts.
+        macs: multiply-accumulates of a frame of all streams, of the number of blocks executed.
+        interval: frames from one update of the policy to the next.
+        streams: N; costs and times are per frame of one stream.
+    """
+    counted = [m for m in row.measurements if m.counts]
+    timed = [m for m in counted if m.timed]
+    learning = [m.learning_ms for m in timed if m.learning_ms]
+    network = _median([m.network_ms for m in timed])
+    policy = _median([m.policy_ms for m in timed])
+    update = _median(learning) or 0.0
+    whole = None if network is None else (network + policy + update / interval) / streams
+    disagreement = statistics.fmean(m.disagreement for m in counted)
+    return {
+        "policy": row.name,
+        "frames": len(counted),
+        "executed_fraction": statistics.fmean(m.executed for m in counted),
+        "macs_per_frame": macs(statistics.fmean(m.blocks for m in counted)) / streams,
+        "ms_network": None if network is None else network / streams,
+        "ms_policy": None if policy is None else policy / streams,
+        "ms_learning": update / streams,
+        "ms_per_frame": whole,
+        "timed_frames": len(timed),
+        "speedup": None,
+        "agreement": 1 - disagreement,
+        "disagreement": disagreement,
+        "miou": miou(row.confusion),
+        "gap_closed": None,
+    }
+
+
+def close_gaps(figures: list[dict]) -> None:
+    """Write into each row what of the gap from random to oracle its policy closes.
+
+    gap_closed = (random - policy) / (random - oracle), in disagreement; where both are there.
+    """
+    wrong = {row["policy"]: row["disagreement"] for row in figures}
+    if not {"random", "oracle"} <= wrong.keys() or wrong["random"] <= wrong["oracle"]:
+        return
+    gap = wrong["random"] - wrong["oracle"]
+    for row in figures:
+        if row["policy"] not in (DENSE, "all", "none"):
+            row["gap_closed"] = (wrong["random"] - row["disagreement"]) / gap
+
+
+def _add(row: Row, measured: Measurement, classes, correct, kept, number: int) -> None:
+    row.measurements.append(measured)
+    if measured.counts:
+        row.confusion = row.confusion + confusion(classes[kept], correct[kept], classes=number)
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _plain(function: Callable) -> Callable:
+    return lambda params, frames: function(params, frames)
+
+
+def _one_block(sparse, params, frames) -> Callable:
+    """The transformed network on one block as large as the frame, as a function of frames."""
+    run = sparse.jit()
+    kept = {"state": sparse.init(params, frames)}
+    grid = jnp.ones((frames.shape[0], 1, 1), bool)
+
+    def call(params, frames):
+        outputs, kept["state"] = run(params, kept["state"], frames, grid, capacity=len(frames))
+        return outputs
+
+    return call
