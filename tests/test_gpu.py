@@ -1,0 +1,159 @@
+"""On a GPU: block-sparse equals dense, and the runner runs and learns."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bc_jax import PolicyConfig, Runner, blockcopy, models
+from bc_jax.sparse import compiler_options
+
+pytestmark = pytest.mark.gpu
+
+BLOCK = 64
+
+
+def small_cnn(params, frames):
+    """Strides, a wide window, a grouped and a dilated convolution, and pooling."""
+    x = frames.astype(jnp.float32) / 255
+    numbers = ("NHWC", "HWIO", "NHWC")
+    for kernel, stride, dilation, groups in zip(
+        params, (2, 1, 1), (1, 2, 1), (1, 1, 4), strict=True
+    ):
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), "SAME", rhs_dilation=(dilation, dilation),
+            dimension_numbers=numbers, feature_group_count=groups,
+        )  # fmt: skip
+        x = jax.nn.relu(x)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+
+
+def cnn_network():
+    rng = np.random.default_rng(0)
+    shapes = ((5, 5, 3, 8), (3, 3, 8, 8), (3, 3, 2, 16))
+    return small_cnn, [
+        jnp.asarray(rng.normal(size=s) / np.sqrt(np.prod(s[:3])), jnp.float32) for s in shapes
+    ]
+
+
+def model_network(name: str, **options):
+    network = models.load(name, **options)
+    return network.apply_fn, network.params
+
+
+NETWORKS = {
+    "small CNN": cnn_network,
+    "ESPNet": lambda: model_network("espnet_cityscapes"),
+    "SwiftNet": lambda: model_network("swiftnet_rn18", key=jax.random.key(0)),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    """(apply_fn, params), with float32 that is not rounded to TF32."""
+    with jax.default_matmul_precision("highest"):
+        yield NETWORKS[request.param]()
+
+
+def frames_of(seed: int, streams: int = 2) -> jax.Array:
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.integers(0, 256, (streams, 256, 256, 3), dtype=np.uint8))
+
+
+def assert_close(actual, desired, tolerance: float = 1e-3):
+    """Equal within a share of the largest value: sums are taken in another order."""
+    actual, desired = np.asarray(actual), np.asarray(desired)
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=tolerance * np.abs(desired).max())
+
+
+def jitted(apply_fn):
+    sparse = blockcopy(apply_fn, BLOCK)
+    # Not donated: the tests look at former states.
+    return sparse, jax.jit(sparse, static_argnames="capacity", compiler_options=compiler_options())
+
+
+def test_all_blocks_equal_dense(network):
+    apply_fn, params = network
+    sparse, run = jitted(apply_fn)
+    frames = frames_of(0)
+    grid = jnp.ones(sparse.grid_shape(frames), bool)
+    outputs, _ = run(params, sparse.init(params, frames), frames, grid, capacity=grid.size)
+    assert_close(outputs, jax.jit(apply_fn)(params, frames))
+
+
+def test_an_unchanged_frame_equals_dense_for_any_grid(network):
+    apply_fn, params = network
+    sparse, run = jitted(apply_fn)
+    frames = frames_of(1)
+    dense = jax.jit(apply_fn)(params, frames)
+    shape = sparse.grid_shape(frames)
+    full = int(np.prod(shape))
+    _, state = run(
+        params, sparse.init(params, frames), frames, jnp.ones(shape, bool), capacity=full
+    )
+    for seed in range(3):
+        grid = jnp.asarray(np.random.default_rng(seed).uniform(size=shape) < 0.3)
+        outputs, state = run(params, state, frames, grid, capacity=16)
+        assert int(state.grid.sum()) == int(grid.sum())
+        assert_close(outputs, dense)
+
+
+def test_no_block_keeps_the_outputs(network):
+    apply_fn, params = network
+    sparse, run = jitted(apply_fn)
+    frames = frames_of(2)
+    shape = sparse.grid_shape(frames)
+    state = sparse.init(params, frames)
+    first, state = run(params, state, frames, jnp.ones(shape, bool), capacity=int(np.prod(shape)))
+    again, _ = run(params, state, frames_of(3), jnp.zeros(shape, bool), capacity=16)
+    np.testing.assert_array_equal(again, first)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_near_dense(dtype):
+    apply_fn, params = model_network("espnet_cityscapes", dtype=jnp.dtype(dtype))
+    sparse, run = jitted(apply_fn)
+    frames = frames_of(4)
+    grid = jnp.ones(sparse.grid_shape(frames), bool)
+    outputs, _ = run(params, sparse.init(params, frames), frames, grid, capacity=grid.size)
+    dense = jax.jit(apply_fn)(params, frames)
+    assert outputs.dtype == dense.dtype
+    assert_close(outputs.astype(jnp.float32), dense.astype(jnp.float32), tolerance=0.05)
+
+
+def test_the_donated_state_is_updated_in_place():
+    apply_fn, params = cnn_network()
+    sparse = blockcopy(apply_fn, BLOCK)
+    frames = frames_of(5)
+    state = sparse.init(params, frames)
+    grid = jnp.ones(sparse.grid_shape(frames), bool)
+    run = sparse.jit()
+    _, after = run(params, state, frames, grid, capacity=grid.size)
+    jax.block_until_ready(after)
+    assert state.frames.is_deleted() and not after.frames.is_deleted()
+
+
+@pytest.mark.parametrize("policy", [PolicyConfig.light, PolicyConfig.paper])
+def test_the_runner_runs_five_frames_and_learns(policy):
+    apply_fn, params = model_network("espnet_cityscapes")
+    runner = Runner(
+        apply_fn, params, block_size=BLOCK, policy=policy(target=0.5), train_interval=2,
+        capacity_steps=4,
+    )  # fmt: skip
+    copied = functools.partial(jax.tree.map, np.asarray)
+    fractions = []
+    for seed in range(5):
+        outputs = runner(frames_of(seed))
+        if seed == 0:
+            before = copied(runner.state.policy.params)
+        fractions.append(float(runner.outcome.grid.mean()))
+        assert jnp.isfinite(outputs).all()
+    assert fractions[0] == 1 and all(0 <= f <= 1 for f in fractions)
+    after = copied(runner.state.policy.params)
+    moved = [
+        np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)
+    ]
+    assert max(moved) > 0 and np.isfinite(moved).all()
+    assert all(np.isfinite(value).all() for value in runner.metrics.values())
