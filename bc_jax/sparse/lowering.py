@@ -16,16 +16,18 @@ import numpy as np
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-@functools.cache
 def compiler_options() -> dict[str, str]:
     """What to give `jax.jit(..., compiler_options=)` for block-sparse programs on this backend."""
-    if jax.default_backend() != "cpu":
-        return {}
+    return dict(_CPU_OPTIONS) if jax.default_backend() == "cpu" and _has_cpu_options() else {}
+
+
+@functools.cache
+def _has_cpu_options() -> bool:
     try:
         jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
-    except Exception:  # this version of XLA does not have the option, nor the slow convolution
-        return {}
-    return dict(_CPU_OPTIONS)
+    except Exception:  # a version of XLA without the option, nor the slow convolution
+        return False
+    return True
 
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")

@@ -1,0 +1,123 @@
+"""Blocks and halos: indices, round trips, and the padded image as the reference."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bc_jax import sparse
+from bc_jax.sparse.halo import Frames, Strips, memory_shape, window_halo
+
+N, GH, GW, C = 2, 3, 4, 5
+
+
+def grids(seed: int = 0, share: float = 0.5) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(size=(N, GH, GW)) < share
+
+
+def blocks_of(grid: np.ndarray, capacity: int | None = None) -> sparse.Blocks:
+    index = sparse.block_index(jnp.asarray(grid), capacity=capacity or grid.size)
+    return sparse.Blocks(index, grid.shape)
+
+
+def test_index_is_row_major_and_padded_with_no_block():
+    grid = np.zeros((N, GH, GW), bool)
+    grid[0, 1, 2] = grid[1, 0, 3] = True
+    index = sparse.block_index(jnp.asarray(grid), capacity=4)
+    assert index.dtype == jnp.int32
+    # Block (0, 1, 2) is 1 * 4 + 2; block (1, 0, 3) is 12 + 3; 24 stands for no block.
+    np.testing.assert_array_equal(index, [6, 15, 24, 24])
+
+
+def test_index_keeps_the_first_blocks_where_there_are_more():
+    index = sparse.block_index(jnp.ones((N, GH, GW), bool), capacity=3)
+    np.testing.assert_array_equal(index, [0, 1, 2])
+
+
+def test_executed_grid_undoes_the_index():
+    grid = grids()
+    np.testing.assert_array_equal(sparse.executed_grid(blocks_of(grid)), grid)
+
+
+@pytest.mark.parametrize("tile", [(4, 6), (1, 1)])
+def test_split_then_combine_writes_executed_blocks_alone(tile):
+    h, w = tile
+    rng = np.random.default_rng(0)
+    old, new = rng.normal(size=(2, N, GH * h, GW * w, C)).astype(np.float32)
+    grid = grids(1)
+    blocks = blocks_of(grid)
+    result = sparse.combine(jnp.asarray(old), sparse.split(jnp.asarray(new), blocks), blocks)
+    mask = grid.repeat(h, 1).repeat(w, 2)[..., None]
+    np.testing.assert_array_equal(result, np.where(mask, new, old))
+
+
+def test_split_has_one_tile_per_place():
+    dense = jnp.arange(N * GH * GW, dtype=jnp.float32).reshape(N, GH, GW, 1)
+    blocks = sparse.Blocks(jnp.asarray([5, 23, 24], jnp.int32), (N, GH, GW))
+    np.testing.assert_array_equal(sparse.split(dense, blocks).ravel()[:2], [5, 23])
+
+
+# Narrow ones, one beyond a tile, one beyond two, and one at three sides only.
+HALOS = [(1, 1, 1, 1), (2, 0, 0, 1), (5, 2, 1, 3), (9, 9, 7, 7), (0, 1, 1, 2)]
+
+
+@pytest.mark.parametrize("pad_value", [0.0, -np.inf, 2.5])
+@pytest.mark.parametrize("seed, halo", enumerate(HALOS))
+def test_halo_is_what_the_padded_image_shows(seed, halo, pad_value):
+    """Two frames: neighbours that ran are this frame's, the others the last frame's."""
+    h, w = 4, 3
+    halo = sparse.Halo(*halo)
+    rng = np.random.default_rng(seed)
+    first, second = rng.normal(size=(2, N, GH * h, GW * w, C)).astype(np.float32)
+    memory = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype),
+        memory_shape(halo, (N, GH, GW), (h, w, C), jnp.float32),
+    )
+    everything = blocks_of(np.ones((N, GH, GW), bool))
+    tiles = sparse.split(jnp.asarray(first), everything)
+    _, memory = sparse.exchange_halo(tiles, memory, everything, halo=halo, pad_value=pad_value)
+
+    grid = grids(seed)
+    count = max(1, int(grid.sum()))
+    blocks = blocks_of(grid, count)
+    tiles = sparse.split(jnp.asarray(second), blocks)
+    padded, _ = sparse.exchange_halo(tiles, memory, blocks, halo=halo, pad_value=pad_value)
+
+    mask = grid.repeat(h, 1).repeat(w, 2)[..., None]
+    shown = np.where(mask, second, first)
+    pads = ((0, 0), halo[:2], halo[2:], (0, 0))
+    shown = np.pad(shown, pads, constant_values=pad_value)
+    for tile, (n, y, x) in zip(padded, np.argwhere(grid), strict=False):
+        top, left = y * h, x * w
+        height, width = h + halo.top + halo.bottom, w + halo.left + halo.right
+        wanted = shown[n, top : top + height, left : left + width]
+        np.testing.assert_array_equal(tile, wanted)
+
+
+def test_narrow_halos_are_kept_as_strips_and_wide_ones_as_frames():
+    shape = ((N, GH, GW), (16, 16, C), jnp.float32)
+    narrow, wide = (memory_shape(sparse.Halo(*[r] * 4), *shape) for r in (1, 17))
+    assert isinstance(narrow, Strips) and isinstance(wide, Frames)
+    assert sum(x.size for x in jax.tree.leaves(narrow)) == N * GH * GW * 4 * 16 * C
+
+
+def test_window_of_a_whole_frame_is_the_same_as_an_exchange():
+    rng = np.random.default_rng(0)
+    dense = jnp.asarray(rng.normal(size=(N, GH * 4, GW * 4, C)).astype(np.float32))
+    blocks = blocks_of(np.ones((N, GH, GW), bool))
+    halo = sparse.Halo(2, 1, 0, 3)
+    memory = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype),
+        memory_shape(halo, (N, GH, GW), (4, 4, C), jnp.float32),
+    )
+    tiles = sparse.split(dense, blocks)
+    exchanged, _ = sparse.exchange_halo(tiles, memory, blocks, halo=halo, pad_value=-1.0)
+    window = window_halo(dense, blocks, halo=halo, pad_value=-1.0)
+    np.testing.assert_array_equal(exchanged, window)
+
+
+def test_compiler_options_compile_and_are_the_callers_own():
+    options = sparse.compiler_options()
+    assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
+    options["something"] = "else"
+    assert "something" not in sparse.compiler_options()
