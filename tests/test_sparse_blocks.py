@@ -57,15 +57,15 @@ def test_split_has_one_tile_per_place():
     np.testing.assert_array_equal(sparse.split(dense, blocks).ravel()[:2], [5, 23])
 
 
-# Narrow ones, one beyond a tile, one beyond two, and one at three sides only.
-HALOS = [(1, 1, 1, 1), (2, 0, 0, 1), (5, 2, 1, 3), (9, 9, 7, 7), (0, 1, 1, 2)]
+# Strips (narrow, some sides only), and frames: wide, beyond a tile, beyond two.
+HALOS = [(1, 1, 1, 1), (2, 0, 0, 1), (0, 1, 1, 2), (5, 2, 1, 3), (13, 2, 1, 11), (25, 25, 21, 21)]
 
 
 @pytest.mark.parametrize("pad_value", [0.0, -np.inf, 2.5])
-@pytest.mark.parametrize("seed, halo", enumerate(HALOS))
+@pytest.mark.parametrize("seed, halo", list(enumerate(HALOS)))
 def test_halo_is_what_the_padded_image_shows(seed, halo, pad_value):
     """Two frames: neighbours that ran are this frame's, the others the last frame's."""
-    h, w = 4, 3
+    h, w = 12, 10
     halo = sparse.Halo(*halo)
     rng = np.random.default_rng(seed)
     first, second = rng.normal(size=(2, N, GH * h, GW * w, C)).astype(np.float32)
@@ -73,6 +73,7 @@ def test_halo_is_what_the_padded_image_shows(seed, halo, pad_value):
         lambda s: jnp.zeros(s.shape, s.dtype),
         memory_shape(halo, (N, GH, GW), (h, w, C), jnp.float32),
     )
+    assert isinstance(memory, Strips if seed < 3 else Frames)
     everything = blocks_of(np.ones((N, GH, GW), bool))
     tiles = sparse.split(jnp.asarray(first), everything)
     _, memory = sparse.exchange_halo(tiles, memory, everything, halo=halo, pad_value=pad_value)
