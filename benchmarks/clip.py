@@ -49,20 +49,17 @@ def measure(
     dense = dense_programs(loaded)
     timings = alternate({name: p.call for name, p in dense.items()}, repeats=repeats)
     best = fastest(timings, dense)
-    compiled: list[str] = []
     runner = Runner(
         loaded.apply_fn,
         loaded.params,
         block_size=case.block,
         policy=POLICIES[policy](target=target),
         train_interval=train_interval,
-        on_compile=compiled.append,
     )
     times, executed = [], []
     for frame in open_source("pedestrians", size=case.size, frames=frames):
-        before = len(compiled)
         jax.block_until_ready(runner(frame))
-        if len(compiled) == before:
+        if not runner.compiled:
             times.append(dict(runner.times))
             executed.append(float(runner.outcome.grid.mean()))
     if not times:
@@ -72,7 +69,7 @@ def measure(
     return (
         case.row("clip")
         | {"policy": policy, "train_interval": train_interval, "frames": len(times)}
-        | {"fraction": float(np.mean(executed)), "programs": len(compiled)}
+        | {"fraction": float(np.mean(executed))}
         | {"dense_version": best, **milliseconds(timings[best], "dense")}
         | {f"{name}_ms": 1e3 * seconds for name, seconds in parts.items()}
         | {"step_ms": 1e3 * step, "speedup": timings[best].median / step}

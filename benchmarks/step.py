@@ -14,15 +14,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from bc_jax.policy import PolicyConfig, policy_macs
+from bc_jax.policy import PolicyConfig
 from bc_jax.sparse import compiler_options
-from bc_jax.steps import Decision, RunnerState, Steps
+from bc_jax.steps import Steps
 from benchmarks.cases import (
     Case,
     Loaded,
     add_case_options,
     case_of,
-    compile_timed,
     dense_programs,
     load,
     random_grids,
@@ -65,49 +64,41 @@ def measure(
     grids = random_grids(loaded.grid_shape, executed, warm_up + repeats)
     calls = {name: program.call for name, program in dense.items()}
     calls["network"] = sparse_program(loaded, executed, grids).call
-    macs = loaded.sparse.explain(loaded.params, loaded.frames[0]).macs
     shares = {}
     for name in policies:
-        config = POLICIES[name](target=target)
-        steps = Steps(loaded.sparse, config, target, train_interval)
-        parts, observation = _part_calls(steps, loaded, executed, grids)
+        steps = Steps(loaded.sparse, POLICIES[name](target=target), target, train_interval)
+        parts, shares[name] = _policy_calls(steps, loaded, grids)
         calls |= {f"{name} {part}": call for part, call in parts.items()}
-        shares[name] = policy_macs(observation, config) / macs
-    timings = alternate(calls, repeats=repeats, warm_up=warm_up)
+    # Programs that are not compiled yet are compiled in the first round, which does not count.
+    timings = alternate(calls, repeats=repeats, warm_up=max(1, warm_up))
     best = fastest(timings, dense)
-    return [
-        case.row("step")
-        | {"policy": name, "train_interval": train_interval, "repeats": repeats}
-        | {"fraction": executed / case.blocks, "executed": executed, "blocks": case.blocks}
-        | {"dense_version": best, **milliseconds(timings[best], "dense")}
-        | {"policy_macs_share": shares[name]}
-        | _sums(
-            dense=timings[best].median,
-            policy=timings[f"{name} policy"].median,
-            execute=timings[f"{name} execute"].median,
-            learn=timings[f"{name} learning"].median,
-            network=timings["network"].median,
-            train_interval=train_interval,
-            fraction=executed / case.blocks,
+    rows = []
+    for name in policies:
+        called = {part: part if part == "network" else f"{name} {part}" for part in PARTS}
+        fraction = executed / case.blocks
+        rows.append(
+            case.row("step")
+            | {"policy": name, "train_interval": train_interval, "repeats": repeats}
+            | {"fraction": fraction, "executed": executed, "blocks": case.blocks}
+            | {"dense_version": best, **milliseconds(timings[best], "dense")}
+            | {"policy_macs_share": shares[name]}
+            | _sums(
+                {part: timings[called[part]].median for part in PARTS},
+                dense=timings[best].median,
+                train_interval=train_interval,
+                fraction=fraction,
+            )
         )
-        for name in policies
-    ]
+    return rows
 
 
-def _sums(*, dense, policy, execute, learn, network, train_interval, fraction) -> dict:
-    """A row's figures, from seconds. `execute` holds the network and what the runner adds."""
-    # Each is measured by itself: noise may leave nothing for the difference.
-    bookkeeping = max(0.0, execute - network)
-    parts = {
-        "policy": policy,
-        "network": execute - bookkeeping,
-        "bookkeeping": bookkeeping,
-        "learning": learn / train_interval,
-    }
+def _sums(parts: dict[str, float], *, dense: float, train_interval: int, fraction: float) -> dict:
+    """A row's figures from seconds per part, of which learning is not in every frame."""
+    parts = parts | {"learning": parts["learning"] / train_interval}
     step = sum(parts.values())
     return {
         **{f"{name}_ms": 1e3 * seconds for name, seconds in parts.items()},
-        "learning_once_ms": 1e3 * learn,
+        "learning_once_ms": 1e3 * parts["learning"] * train_interval,
         "step_ms": 1e3 * step,
         "shares": {name: seconds / step for name, seconds in parts.items()},
         "speedup": dense / step,
@@ -115,54 +106,49 @@ def _sums(*, dense, policy, execute, learn, network, train_interval, fraction) -
     }
 
 
-def _part_calls(steps: Steps, loaded: Loaded, executed: int, grids: list[jax.Array]):
-    """The pieces of a step as calls to be timed, compiled as `Runner` does; an observation."""
+def _policy_calls(steps: Steps, loaded: Loaded, grids: list[jax.Array]):
+    """What `Runner` does beside the network, as calls to be timed; the policy's share of MACs."""
     options = {"compiler_options": compiler_options()}
-    frames = loaded.frames[0]
-    init = jax.jit(steps.init, **options)
+    params, frames = loaded.params, loaded.frames[0]
+    executed = int(grids[0].sum())
+    state = jax.jit(steps.init, **options)(jax.random.key(0), params, frames)
+    # As after the first frame, when no block is missing any more.
+    state = state.replace(missing=jnp.zeros_like(state.missing))
+    memory = state.frame_state.replace(grid=grids[0])
 
-    def begin() -> RunnerState:
-        state = init(jax.random.key(0), loaded.params, frames)
-        # As after the first frame, when no block is missing any more.
-        return state.replace(missing=jnp.zeros_like(state.missing))
+    def light(state, frames):
+        after, decision = steps.decide(state, frames)
+        return after.replace(frame_state=None, policy=None), decision
 
-    watched, running = begin(), begin()
-    decide, *_ = compile_timed(jax.jit(steps.decide, **options), watched, frames)
-    _, decision = decide(watched, frames)
-    decided = itertools.cycle([_with_grid(decision, grid, executed) for grid in grids])
-    execute, *_ = compile_timed(
-        jax.jit(steps.execute, static_argnames="capacity", donate_argnums=1, **options),
-        loaded.params, running, decision, frames, capacity=executed,
-    )  # fmt: skip
-    running, outcome = execute(loaded.params, running, next(decided), frames)
-    outcome = jax.tree.map(jnp.copy, outcome)  # its logits belong to the state, which is donated
-    learning = jax.tree.map(jnp.copy, watched.policy)
-    learn, *_ = compile_timed(
-        jax.jit(steps.learn, donate_argnums=0, **options), learning, decision, outcome
-    )
+    decide = jax.jit(light, **options)
+    choose = jax.jit(steps.choose, static_argnames="capacity", **options)
+    settle = jax.jit(steps.settle, **options)
+    learn = jax.jit(steps.learn, donate_argnums=0, **options)
+    after, decision = decide(state, frames)
+    after = after.replace(policy=state.policy)
+    # As though the policy had drawn these grids.
+    decided = itertools.cycle([decision.replace(sampled=grid) for grid in grids])
+    _, outcome = settle(after, next(decided), memory)
+    policy = jax.tree.map(jnp.copy, state.policy)
     frames = itertools.cycle(loaded.frames)
 
     def call_policy():
-        state, decision = decide(watched, next(frames))
-        return state, int(decision.count)  # read back, as the runner does
+        after, decision = decide(state, next(frames))
+        return after, int(decision.count)  # read back, as the runner does
 
-    def call_execute():
-        nonlocal running
-        running, outcome = execute(loaded.params, running, next(decided), next(frames))
-        return running, outcome
+    def call_bookkeeping():
+        decision = next(decided)
+        chosen = choose(decision, next(frames), capacity=executed)
+        return chosen, settle(after, decision, memory)
 
     def call_learning():
-        nonlocal learning
-        learning, metrics = learn(learning, decision, outcome)
-        return learning, metrics
+        nonlocal policy
+        policy, metrics = learn(policy, decision, outcome)
+        return policy, metrics
 
-    calls = {"policy": call_policy, "execute": call_execute, "learning": call_learning}
-    return calls, decision.observation
-
-
-def _with_grid(decision: Decision, grid: jax.Array, executed: int) -> Decision:
-    """The decision as it were, had the policy drawn this grid."""
-    return decision.replace(sampled=grid, count=jnp.int32(executed))
+    calls = {"policy": call_policy, "bookkeeping": call_bookkeeping, "learning": call_learning}
+    macs = loaded.sparse.explain(params, loaded.frames[0]).macs
+    return calls, steps.policy_macs(decision.observation) / macs
 
 
 def main() -> None:

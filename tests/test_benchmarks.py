@@ -146,12 +146,12 @@ def test_the_step_adds_up(tiny, monkeypatch):
     assert heading.split("  ")[0] == "network" and "learning ms" in heading
 
 
-def test_a_step_that_costs_less_than_its_network_has_no_bookkeeping():
-    sums = step._sums(
-        dense=10, policy=1, execute=3, learn=4, network=3.5, train_interval=4, fraction=0.5
-    )
-    assert sums["bookkeeping_ms"] == 0 and sums["step_ms"] == pytest.approx(5e3)
-    assert sums["speedup"] == pytest.approx(2) and sums["efficiency"] == pytest.approx(1)
+def test_learning_is_spread_over_its_interval():
+    parts_s = {"policy": 1.0, "network": 2.0, "bookkeeping": 1.0, "learning": 4.0}
+    sums = step._sums(parts_s, dense=10.0, train_interval=4, fraction=0.5)
+    assert sums["step_ms"] == 5e3 and sums["learning_ms"] == 1e3
+    assert sums["learning_once_ms"] == 4e3 and sums["shares"]["network"] == 0.4
+    assert sums["speedup"] == 2 and sums["efficiency"] == 1
 
 
 def test_parts_are_sorted_by_lost_time(tiny):
