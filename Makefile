@@ -20,10 +20,11 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Runs in the environment at hand, with its JAX: installs nothing.
+# Runs in the environment at hand, with its JAX: installs nothing, and needs of the packages for
+# tests pytest alone. The benchmark runs even where a test fails.
 gpu-check:
-	BC_JAX_TEST_PLATFORM=cuda,cpu $(PYTHON) -m pytest -q -m gpu tests
-	$(PYTHON) -m benchmarks.gpu_check --output $(OUT)
+	BC_JAX_TEST_PLATFORM=cuda,cpu $(PYTHON) -m pytest -q tests/test_gpu.py; tests=$$?; \
+	$(PYTHON) -m benchmarks.gpu_check --output $(OUT) && exit $$tests
 
 bench: venv
 	$(BIN)/python -m benchmarks.run --output $(OUT)
