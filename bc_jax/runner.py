@@ -84,7 +84,7 @@ class Runner:
         self._init = jax.jit(self.steps.init, **options)
         self._decide = jax.jit(_without_memory(self.steps.decide), **options)
         self._choose = jax.jit(self.steps.choose, static_argnames="capacity", **options)
-        self._network = sparse.jit()
+        self._network = sparse.compiled
         self._settle = jax.jit(self.steps.settle, **options)
         self._learn = jax.jit(self.steps.learn, donate_argnums=0, **options)
 
@@ -135,8 +135,8 @@ class Runner:
         clock = self._lap("policy", clock)
         # The network writes into the memory, so that this state cannot be used again.
         memory, policy = self.state.frame_state, self.state.policy
-        outputs, memory = self._network(self.params, memory, frames, grid, capacity=capacity)
-        jax.block_until_ready(outputs)
+        memory = self._network(self.params, memory, frames, grid, capacity=capacity)
+        jax.block_until_ready(memory)
         clock = self._lap("network", clock)
         light, self.outcome = self._settle(light.replace(policy=policy), self.decision, memory)
         self.state = light.replace(frame_state=memory)
@@ -150,7 +150,7 @@ class Runner:
             self.state = self.state.replace(policy=learnt)
             jax.block_until_ready(learnt)
             self._lap("learning", clock)
-        return outputs
+        return memory.outputs
 
     def _lap(self, part: str, since: float) -> float:
         now = time.perf_counter()

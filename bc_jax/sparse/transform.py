@@ -1,6 +1,7 @@
 """`blockcopy`: from a function of a frame to a function of a video."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -103,6 +104,13 @@ class BlockCopy:
         Raises:
             ValueError: where shapes do not fit the state or the block size, with what would.
         """
+        state = self.advance(params, state, frames, grid, capacity=capacity)
+        return state.outputs, state
+
+    def advance(
+        self, params, state: FrameState, frames, grid, *, capacity: int | None = None
+    ) -> FrameState:
+        """As a call, and returns the state alone: a compiled program need not copy its outputs."""
         frames, grid = jnp.asarray(frames), _array(grid)
         n, gh, gw = self.grid_shape(frames)
         _check_call(state, frames, grid, (n, gh, gw))
@@ -122,20 +130,29 @@ class BlockCopy:
             for result, kept in zip(results, jax.tree.leaves(state.outputs), strict=True)
         ]
         outputs = jax.tree.unflatten(traced.program.out_tree, outputs)
-        return outputs, FrameState(kept_frames, outputs, executed_grid(blocks), memory)
+        return FrameState(kept_frames, outputs, executed_grid(blocks), memory)
 
-    def jit(self, **options) -> Callable:
+    @functools.cached_property
+    def compiled(self) -> Callable:
+        """`advance` under `jit`, one for all who run this network: they share its programs."""
+        return self.jit(self.advance)
+
+    def jit(self, function: Callable | None = None, **options) -> Callable:
         """This transformation under `jax.jit`, compiled for speed on this backend.
 
         The capacity is static and the state is donated, so that it is updated in place: use the
-        returned state, not the one passed in. The options are `jax.jit`'s own.
+        returned state, not the one passed in.
+
+        Args:
+            function: what to compile, the call itself or `advance`; None is the call.
+            **options: of `jax.jit`, in place of these.
         """
         defaults = {
             "static_argnames": "capacity",
             "donate_argnums": 1,
             "compiler_options": compiler_options(),
         }
-        return jax.jit(self, **(defaults | options))
+        return jax.jit(function or self, **(defaults | options))
 
     def explain(self, params, frames) -> Report:
         """What runs where, and what it costs; computes nothing.
