@@ -37,6 +37,7 @@ def _observation(seed=0, n=2, grid=(2, 3), block=16, classes=4, dtype=np.float32
         outputs=jnp.asarray(rng.normal(size=(*shape, classes)).astype(np.float32)),
         grid=jnp.asarray(rng.random((n, *grid)) < 0.5),
         age=jnp.asarray(rng.integers(0, 9, (n, *grid)), jnp.int32),
+        running_gain=jnp.asarray(rng.random((n, *grid)), jnp.float32),
     )
 
 
@@ -51,7 +52,7 @@ def _all_equal(a, b):
 
 
 def _learnt(state):
-    return (state.params, state.batch_stats, state.opt_state)
+    return (state.params, state.batch_stats, state.opt_state, state.multiplier)
 
 
 @pytest.fixture(scope="module")
@@ -103,28 +104,29 @@ def test_uint8_frames_are_the_same_as_floats(jitted):
     )
 
 
-def test_prior_by_hand():
-    # Two blocks; one differs by 0.1 from the frame state, the other not at all; ages 0 and 3.
-    # Standardised over two blocks z = (1, -1): logits 1.5 - 1 = 0.5 and -1.5 + 0.3 - 1 = -2.2.
-    frames = jnp.full((1, 16, 32, 3), 0.5).at[:, :, :16].add(0.1)
-    observation = Observation(
-        frames=frames,
-        frame_state=jnp.full((1, 16, 32, 3), 0.5),
-        outputs=jnp.zeros((1, 16, 32, 4)),
-        grid=jnp.zeros((1, 1, 2), bool),
-        age=jnp.array([[[0, 3]]], jnp.int32),
-    )
-    state = init(jax.random.key(0), observation, CONSTRAINED)
-    np.testing.assert_allclose(logits(state, observation, CONSTRAINED), [[[0.5, -2.2]]], atol=1e-2)
-
-
-def test_prior_of_a_still_frame_has_no_preference():
+def test_still_frame_of_equal_blocks_has_no_preference():
+    """Every block gets the target as its probability."""
     observation = _observation()
     observation = observation.replace(
-        frame_state=observation.frames, age=jnp.zeros_like(observation.age)
+        frame_state=observation.frames,
+        outputs=jnp.zeros_like(observation.outputs),
+        age=jnp.zeros_like(observation.age),
+        running_gain=None,
     )
     state = init(jax.random.key(0), observation, CONSTRAINED)
-    np.testing.assert_allclose(logits(state, observation, CONSTRAINED), -1, atol=1e-3)
+    probability = jax.nn.sigmoid(logits(state, observation, CONSTRAINED))
+    np.testing.assert_allclose(probability, CONSTRAINED.target, atol=1e-3)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_mean_probability_is_the_budget(train, jitted):
+    observation = _observation()
+    state = jitted["init"](jax.random.key(0), observation, CONSTRAINED)
+    for overrun, budget in ((0.0, 0.3), (0.1, 0.2), (-0.3, 0.6)):
+        spent = state.replace(overrun=jnp.float32(overrun))
+        out = jitted["logits"](spent, observation, CONSTRAINED, train=train)
+        mean = jax.nn.sigmoid(out).mean(axis=(1, 2))
+        np.testing.assert_allclose(mean, budget, atol=1e-4)  # in every stream
 
 
 @BOTH
@@ -133,6 +135,7 @@ def test_update_is_torch_rmsprop_on_the_reinforce_gradient(config):
     observation = _observation()
     state = init(jax.random.key(0), observation, config)
     square = jax.tree.map(np.zeros_like, state.params)
+    price = 0.0
     params = jax.tree.map(np.asarray, state.params)
     for i in range(2):
         out = logits(state, observation, config)
@@ -144,7 +147,8 @@ def test_update_is_torch_rmsprop_on_the_reinforce_gradient(config):
             s = config.target - float(state.executed_fraction)
             execute = gain + 5 * s * abs(s)
         else:
-            execute = gain - float(state.multiplier)
+            execute = gain - price
+            price += 0.05 * (gain.sum() / grid.sum() - price)
         rewards = np.where(grid, execute, -execute)
 
         def loss(p, state=state, grid=grid, rewards=rewards):
@@ -152,16 +156,21 @@ def test_update_is_torch_rmsprop_on_the_reinforce_gradient(config):
             return reinforce_loss(out, grid, rewards)
 
         gradient = jax.grad(loss)(state.params)
-        gradient = jax.tree.map(lambda g, p: g + config.weight_decay * p, gradient, params)
-        square = jax.tree.map(lambda s, g: 0.99 * s + 0.01 * g * g, square, gradient)
-        params = jax.tree.map(
-            lambda p, g, s: p - config.learning_rate * g / (np.sqrt(s) + 1e-8),
-            params,
-            gradient,
-            square,
-        )
+        for part in params:
+            network = part == "network"
+            rate = config.learning_rate if network else config.prior_learning_rate
+            decay = config.weight_decay if network else 0.0
+            step = jax.tree.map(lambda g, p, d=decay: g + d * p, gradient[part], params[part])
+            square[part] = jax.tree.map(lambda s, g: 0.99 * s + 0.01 * g * g, square[part], step)
+            params[part] = jax.tree.map(
+                lambda p, g, s, r=rate: p - r * g / (np.sqrt(s) + 1e-8),
+                params[part],
+                step,
+                square[part],
+            )
         state, _ = learn(state, observation, grid, grid, new, config)
         state = track(state, grid, config)
+        np.testing.assert_allclose(state.multiplier, price, rtol=1e-5)
         for ours, expected in zip(
             jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True
         ):
@@ -169,8 +178,8 @@ def test_update_is_torch_rmsprop_on_the_reinforce_gradient(config):
 
 
 def test_track_by_hand():
-    # Target 0.5; of four blocks, three executed: sigma 0.9*0.5 + 0.1*0.75 = 0.525, then lambda
-    # 0 + 0.01 * 0.025 = 0.00025.
+    # Target 0.5; of four blocks, three executed: sigma 0.9*0.5 + 0.1*0.75 = 0.525; overrun
+    # 0 + 0.1 * (0.75 - 0.5) = 0.025.
     config = PolicyConfig(**SMALL, target=0.5)
     observation = _observation(n=2, grid=(2, 2))
     state = init(jax.random.key(0), observation, config)
@@ -178,11 +187,14 @@ def test_track_by_hand():
     grid = jnp.array([[[True, True], [True, False]], [[True, True], [True, True]]])
     one = track(state, grid, config, weight=jnp.array([True, False]))
     np.testing.assert_allclose(one.executed_fraction, 0.525, rtol=1e-6)
-    np.testing.assert_allclose(one.multiplier, 0.00025, rtol=1e-3)
+    np.testing.assert_allclose(one.overrun, 0.025, rtol=1e-6)
     both = track(state, grid, config)
     np.testing.assert_allclose(both.executed_fraction, 0.45 + 0.0875, rtol=1e-6)
     none = track(state, grid, config, weight=jnp.zeros(2, bool))
     assert _all_equal(none, state)
+    for _ in range(50):  # what cannot be taken off is not remembered for ever
+        both = track(both, grid | True, config)
+    np.testing.assert_allclose(both.overrun, 0.45)
 
 
 def test_next_age_by_hand():
@@ -321,6 +333,9 @@ def test_vmap_over_seeds(jitted):
         ("momentum", 1.0, r"\[0, 1\)"),
         ("gamma", -1.0, "at least 0"),
         ("learning_rate", 0.0, "above 0"),
+        ("prior_learning_rate", -1.0, "at least 0"),
+        ("budget_rate", 0.0, "above 0"),
+        ("multiplier_rate", 1.0, r"\[0, 1\)"),
         ("widths", (8, 0, 8), "at least 1"),
         ("pixels_per_block", 11, "11 policy pixels"),
     ],

@@ -9,6 +9,7 @@ from bc_jax.policy.baselines import (
     random_grid,
     wrong_pixels,
 )
+from bc_jax.policy.budget import block_price, spend_budget
 from bc_jax.policy.cost import count_macs
 from bc_jax.policy.inputs import policy_inputs, policy_pixels
 from bc_jax.policy.learner import (
@@ -23,6 +24,7 @@ from bc_jax.policy.learner import (
     track,
 )
 from bc_jax.policy.network import PolicyNet
+from bc_jax.policy.prior import FIRST_GAIN, next_running_gain
 from bc_jax.policy.reinforce import exact_policy_gradient_loss, reinforce_loss
 from bc_jax.policy.rewards import (
     block_max,
@@ -40,6 +42,7 @@ from bc_jax.policy.sampling import fill_capacity, log_prob, sample_grid, topk_gr
 from bc_jax.policy.settings import PolicyConfig
 
 __all__ = [
+    "FIRST_GAIN",
     "Observation",
     "PolicyConfig",
     "PolicyNet",
@@ -48,6 +51,7 @@ __all__ = [
     "block_difference",
     "block_max",
     "block_mean",
+    "block_price",
     "block_rewards",
     "chosen_rewards",
     "class_change_gain",
@@ -65,6 +69,7 @@ __all__ = [
     "log_prob",
     "logits",
     "next_age",
+    "next_running_gain",
     "oracle_grid",
     "policy_inputs",
     "policy_macs",
@@ -73,6 +78,7 @@ __all__ = [
     "reinforce_loss",
     "running_fraction",
     "sample_grid",
+    "spend_budget",
     "topk_grid",
     "total_variation_gain",
     "track",

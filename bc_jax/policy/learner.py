@@ -3,18 +3,17 @@
 A frame: `logits`, sample a grid, execute it, `track`; every n-th frame also `learn`.
 """
 
-import math
-
 import flax
 import jax
 import jax.numpy as jnp
 import optax
 
 from bc_jax.policy import rewards as rw
-from bc_jax.policy.baselines import block_difference
+from bc_jax.policy.budget import spend_budget
 from bc_jax.policy.cost import count_macs
 from bc_jax.policy.inputs import policy_inputs, resize_nearest
 from bc_jax.policy.network import PolicyNet
+from bc_jax.policy.prior import WEIGHTS, prior_features, prior_scores
 from bc_jax.policy.reinforce import reinforce_loss
 from bc_jax.policy.settings import PolicyConfig
 
@@ -30,10 +29,7 @@ __all__ = [
     "track",
 ]
 
-# Of a block's mean absolute difference, under which no difference is told from none: 1/4 of a grey
-# level.
-_LEAST_DIFFERENCE = 1e-3
-_PRIOR = {"difference": 1.5, "age": 0.1, "bias": -1.0}
+# Beyond this a probability is 0 or 1 to float precision, and the gradient is gone.
 _LARGEST_LOGIT = 30.0
 
 
@@ -46,6 +42,9 @@ class Observation:
     outputs: jax.Array  # [N, h, w, classes] float: the logits held from the previous frame
     grid: jax.Array  # [N, Gh, Gw] bool: what was executed in the previous frame
     age: jax.Array  # [N, Gh, Gw] int32: frames since each block was executed; 0 is the last one
+    # [N, Gh, Gw] float32: what each block gains when executed, see `next_running_gain`; None where
+    # nobody keeps it, and the prior does without.
+    running_gain: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -56,7 +55,8 @@ class PolicyState:
     batch_stats: dict  # the network's running statistics
     opt_state: optax.OptState
     executed_fraction: jax.Array  # f32[]: sigma, running
-    multiplier: jax.Array  # f32[]: lambda, the price of a block (constrained objective)
+    multiplier: jax.Array  # f32[]: lambda, the price of a block in gain (constrained objective)
+    overrun: jax.Array  # f32[]: share of the blocks to take off the target (constrained objective)
     step: jax.Array  # i32[]: updates made
     skipped_updates: jax.Array  # i32[]: updates left out since something was not finite
 
@@ -95,33 +95,28 @@ def _inputs(observation: Observation, config: PolicyConfig) -> jax.Array:
     )
 
 
-def _optimizer(config: PolicyConfig) -> optax.GradientTransformation:
+def _optimizers(config: PolicyConfig) -> dict[str, optax.GradientTransformation]:
     """RMSprop as in PyTorch: decay into the gradient, alpha 0.99, eps 1e-8 beside the root."""
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
-        optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False),
-        optax.scale(-config.learning_rate),
-    )
+
+    def rmsprop(rate, decay):
+        return optax.chain(
+            optax.add_decayed_weights(decay),
+            optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False),
+            optax.scale(-rate),
+        )
+
+    optimizers = {"network": rmsprop(config.learning_rate, config.weight_decay)}
+    if config.prior:
+        optimizers["prior"] = rmsprop(config.prior_learning_rate, 0.0)
+    return optimizers
 
 
-def prior_features(observation: Observation) -> jax.Array:
-    """Returns what the prior knows of each block: [N, Gh, Gw, 2], float32, no gradient.
-
-    First the log of the mean absolute difference of frame and frame state, standardised over the
-    frame's blocks; then the frames since the block was executed.
-    """
-    step = math.gcd(2, *_block_size(observation))
-    difference = block_difference(
-        observation.frames, observation.frame_state, _grid_shape(observation), step=step
-    )
-    z = jnp.log(difference + _LEAST_DIFFERENCE)
-    z = z - z.mean(axis=(1, 2), keepdims=True)
-    z = z / (z.std(axis=(1, 2), keepdims=True) + 1e-2)
-    features = jnp.stack([z, observation.age.astype(jnp.float32)], axis=-1)
-    return jax.lax.stop_gradient(features)
+def _budget(overrun: jax.Array, config: PolicyConfig) -> jax.Array:
+    """Mean probability that a frame is allowed."""
+    return jnp.clip(config.target - overrun, 0.0, 1.0)
 
 
-def _apply(params, batch_stats, observation, config, train):
+def _apply(params, batch_stats, overrun, observation, config, train):
     """Returns the logits and the new running statistics."""
     network = _network(config, _block_size(observation))
     variables = {"params": params["network"], "batch_stats": batch_stats}
@@ -132,10 +127,17 @@ def _apply(params, batch_stats, observation, config, train):
     else:
         out = network.apply(variables, inputs, False)
     if config.prior:
-        prior, features = params["prior"], prior_features(observation)
-        out += prior["difference"] * features[..., 0] + prior["age"] * features[..., 1]
-        out += prior["bias"]
-    # Beyond this the probability is 0 or 1 to float precision, and the gradient is gone.
+        features = prior_features(
+            observation.frames,
+            observation.frame_state,
+            observation.outputs,
+            observation.running_gain,
+            _grid_shape(observation),
+        )
+        out += prior_scores(params["prior"], features, observation.age)
+    if config.objective == "constrained":
+        # A network gone wrong must not leave the budget without an answer.
+        out = spend_budget(jnp.nan_to_num(out), _budget(overrun, config))
     return jnp.clip(out, -_LARGEST_LOGIT, _LARGEST_LOGIT), batch_stats
 
 
@@ -154,13 +156,14 @@ def init(key: jax.Array, observation: Observation, config: PolicyConfig) -> Poli
     variables = network.init(key, _inputs(observation, config), False)
     params = {"network": variables["params"]}
     if config.prior:
-        params["prior"] = {name: jnp.float32(value) for name, value in _PRIOR.items()}
+        params["prior"] = {name: jnp.float32(value) for name, value in WEIGHTS.items()}
     return PolicyState(
         params=params,
         batch_stats=variables["batch_stats"],
-        opt_state=_optimizer(config).init(params),
+        opt_state={name: tx.init(params[name]) for name, tx in _optimizers(config).items()},
         executed_fraction=jnp.float32(config.target),
         multiplier=jnp.float32(0),
+        overrun=jnp.float32(0),
         step=jnp.int32(0),
         skipped_updates=jnp.int32(0),
     )
@@ -178,7 +181,7 @@ def logits(
       train: normalise with this frame's statistics, as `learn` does, so that what is sampled is
         what is scored; False takes the running statistics, for a policy that no longer learns.
     """
-    out, _ = _apply(state.params, state.batch_stats, observation, config, train)
+    out, _ = _apply(state.params, state.batch_stats, state.overrun, observation, config, train)
     return jnp.nan_to_num(out)
 
 
@@ -215,7 +218,7 @@ def _rewards(state, gain, config):
     if config.objective == "paper":
         cost = rw.cost_reward(state.executed_fraction, config.target)
         return rw.block_rewards(gain, cost, gamma=config.gamma)
-    # R(1) = IG - lambda is the paper's form with the price for its cost.
+    # R(1) = IG - lambda is the paper's form, with the price of a block for its cost.
     return rw.block_rewards(gain, -state.multiplier, gamma=1.0)
 
 
@@ -274,7 +277,9 @@ def learn(
     rewards = rw.chosen_rewards(sampled_grid, *_rewards(state, gain, config))
 
     def loss_fn(params):
-        out, batch_stats = _apply(params, state.batch_stats, observation, config, True)
+        out, batch_stats = _apply(
+            params, state.batch_stats, state.overrun, observation, config, True
+        )
         return reinforce_loss(out, sampled_grid, rewards, weight=counted), (out, batch_stats)
 
     (loss, (out, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -282,16 +287,25 @@ def learn(
     any_counts = counted.sum() > 0
     good = finite & any_counts
 
-    updates, opt_state = _optimizer(config).update(grads, state.opt_state, state.params)
-    learnt = (optax.apply_updates(state.params, updates), batch_stats, opt_state)
-    kept = (state.params, state.batch_stats, state.opt_state)
-    params, batch_stats, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(good, new, old), learnt, kept
-    )
+    params, opt_state = {}, {}
+    for name, tx in _optimizers(config).items():
+        old = state.params[name]
+        updates, opt_state[name] = tx.update(grads[name], state.opt_state[name], old)
+        params[name] = optax.apply_updates(old, updates)
+    multiplier = state.multiplier
+    if config.objective == "constrained":
+        ran = counted[:, None, None] * executed_grid
+        paid = jnp.sum(gain * ran) / jnp.maximum(ran.sum(), 1)
+        multiplier += config.multiplier_rate * (paid - multiplier)
+    learnt = {
+        "params": params,
+        "batch_stats": batch_stats,
+        "opt_state": opt_state,
+        "multiplier": multiplier,
+    }
+    kept = {name: getattr(state, name) for name in learnt}
     state = state.replace(
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=opt_state,
+        **jax.tree.map(lambda new, old: jnp.where(good, new, old), learnt, kept),
         step=state.step + good.astype(jnp.int32),
         skipped_updates=state.skipped_updates + (any_counts & ~finite).astype(jnp.int32),
     )
@@ -309,6 +323,7 @@ def learn(
         "executed": mean(executed_grid),
         "executed_fraction": state.executed_fraction,
         "multiplier": state.multiplier,
+        "overrun": state.overrun,
         "updated": good.astype(jnp.float32),
         "skipped_updates": state.skipped_updates.astype(jnp.float32),
     }
@@ -324,7 +339,8 @@ def track(
 ) -> PolicyState:
     """Follows the executed fraction; every frame, whether it learns or not.
 
-    sigma <- m sigma + (1 - m) executed; lambda <- lambda + rate (sigma - tau).
+    sigma <- m sigma + (1 - m) executed; overrun <- overrun + rate (executed - tau), between what
+    would leave a tenth of the target and what would allow every block.
 
     Args:
       state: the policy.
@@ -336,9 +352,10 @@ def track(
     counted = jnp.ones_like(per_stream) if weight is None else weight.astype(jnp.float32)
     executed = jnp.sum(per_stream * counted) / jnp.maximum(counted.sum(), 1)
     sigma = rw.running_fraction(state.executed_fraction, executed, momentum=config.momentum)
-    multiplier = state.multiplier + config.multiplier_rate * (sigma - config.target)
+    overrun = state.overrun + config.budget_rate * (executed - config.target)
+    overrun = jnp.clip(overrun, config.target - 1, 0.9 * config.target)
     any_counts = counted.sum() > 0
     return state.replace(
         executed_fraction=jnp.where(any_counts, sigma, state.executed_fraction),
-        multiplier=jnp.where(any_counts, multiplier, state.multiplier),
+        overrun=jnp.where(any_counts, overrun, state.overrun),
     )

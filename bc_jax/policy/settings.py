@@ -11,8 +11,8 @@ from bc_jax.policy.network import plan_strides
 class PolicyConfig:
     """How the policy looks, what it is rewarded for, and how it learns."""
 
-    # What is maximised: the paper's reward, IG + gamma * s|s|, or IG - lambda, whose multiplier
-    # lambda is learnt so that the target is held.
+    # What is maximised: the paper's reward, IG + gamma * s|s|; or the gain that the budget buys,
+    # IG - lambda with a learnt price lambda, the mean probability being held at the target.
     objective: Literal["paper", "constrained"] = "constrained"
     # Fraction of the blocks to execute, in (0, 1].
     target: float = 0.3
@@ -25,11 +25,17 @@ class PolicyConfig:
     gamma: float = 5.0
     # Momentum of the running executed fraction sigma.
     momentum: float = 0.9
-    # The multiplier changes by this much of (sigma - target) every frame (constrained only).
-    multiplier_rate: float = 0.01
-    # RMSprop's step size.
+    # The price of a block, lambda, moves by this share towards what an executed block gains, at
+    # every update (constrained only).
+    multiplier_rate: float = 0.05
+    # By this share of (executed - target), each frame's budget is less than the last one's
+    # (constrained only): what capacity adds to the sampled blocks is taken off again.
+    budget_rate: float = 0.1
+    # RMSprop's step size for the network.
     learning_rate: float = 2e-4
-    # Added to the gradient, times the parameters.
+    # RMSprop's step size for the prior's weights.
+    prior_learning_rate: float = 5e-3
+    # Added to the network's gradient, times its parameters.
     weight_decay: float = 1e-3
     # Channels of the policy network's stages.
     widths: tuple[int, ...] = (8, 16, 32)
@@ -42,7 +48,8 @@ class PolicyConfig:
     pixels_per_block: int = 16
     # Decay of the batch norm's running statistics.
     batch_norm_decay: float = 0.98
-    # The network corrects a prior from the block's pixel difference and age, from zero.
+    # The network corrects, from zero, a prior of a few weights: on the block's pixel difference,
+    # running gain, class borders and age.
     prior: bool = True
     # The network sees exp(-age / 4) of each block in place of the previous grid.
     age_input: bool = True
@@ -59,14 +66,15 @@ class PolicyConfig:
         for name, low, high, allowed in (
             ("target", 0, 1, "above 0, at most 1"),
             ("learning_rate", 0, float("inf"), "above 0"),
+            ("budget_rate", 0, 1, "above 0, at most 1"),
             ("gain_scale", 0, 1, "1 / a whole number"),
         ):
             if not low < getattr(self, name) <= high:
                 raise ValueError(f"policy.{name} is {getattr(self, name)}; it must be {allowed}")
-        for name in ("gamma", "multiplier_rate", "weight_decay"):
+        for name in ("gamma", "weight_decay", "prior_learning_rate"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"policy.{name} is {getattr(self, name)}; it must be at least 0")
-        for name in ("momentum", "batch_norm_decay"):
+        for name in ("momentum", "batch_norm_decay", "multiplier_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"policy.{name} is {getattr(self, name)}; it must be in [0, 1)")
         if abs(round(1 / self.gain_scale) * self.gain_scale - 1) > 1e-6:
@@ -104,7 +112,7 @@ class PolicyConfig:
 
     @classmethod
     def constrained(cls, **changes) -> "PolicyConfig":
-        """Returns the objective with a learnt multiplier, the default, `changes` aside."""
+        """Returns the objective with a budget that is held, the default, `changes` aside."""
         return cls(**changes)
 
     @classmethod

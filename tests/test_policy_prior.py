@@ -1,0 +1,137 @@
+"""The prior's statistics, its scores, and the budget that they are held to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bc_jax.policy import FIRST_GAIN, block_price, next_running_gain, spend_budget
+from bc_jax.policy.prior import (
+    AGE_WEIGHT,
+    WEIGHTS,
+    class_borders,
+    prior_features,
+    prior_scores,
+    standardise,
+)
+
+
+def _scores(seed=0, shape=(2, 3, 4)):
+    return 5 * jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize("budget", [0.05, 0.3, 0.9])
+def test_budget_is_spent_in_every_stream(budget):
+    scores = _scores() + jnp.array([0.0, 100.0])[:, None, None]
+    logits = jax.jit(spend_budget)(scores, budget)
+    np.testing.assert_allclose(jax.nn.sigmoid(logits).mean(axis=(1, 2)), budget, atol=1e-4)
+    # Only the level changes.
+    level = np.asarray(logits - scores)
+    np.testing.assert_allclose(level, np.broadcast_to(level[:, :1, :1], level.shape), atol=1e-4)
+
+
+def test_budget_by_hand():
+    # Scores 1 and -1: by symmetry half is spent at a price of 0.
+    np.testing.assert_allclose(block_price(jnp.array([[[1.0, -1.0]]]), 0.5), 0, atol=1e-5)
+    # Equal scores 2 at a budget of 0.2: 2 - log(0.2 / 0.8).
+    np.testing.assert_allclose(block_price(jnp.full((1, 1, 3), 2.0), 0.2), 2 + np.log(4), rtol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [0.0, 1.0])
+def test_a_budget_of_none_or_all(budget):
+    probability = jax.nn.sigmoid(spend_budget(_scores(), budget))
+    np.testing.assert_allclose(probability, budget, atol=1e-4)
+
+
+def test_gradient_knows_that_the_price_moves():
+    """Against differences, in one direction after another."""
+    scores, budget = _scores(shape=(1, 2, 3)) / 5, 0.4
+    wanted = jax.random.normal(jax.random.key(1), scores.shape)
+
+    def total(s):
+        return (jax.nn.sigmoid(spend_budget(s, budget)) * wanted).sum()
+
+    gradient = jax.grad(total)(scores)
+    for block in np.ndindex(1, 2, 3):
+        step = jnp.zeros_like(scores).at[block].set(0.05)
+        slope = (total(scores + step) - total(scores - step)) / 0.1
+        np.testing.assert_allclose(gradient[block], slope, atol=2e-3)
+    np.testing.assert_allclose(gradient.sum(), 0, atol=1e-5)  # raising every block does nothing
+
+
+def test_borders_by_hand():
+    # Two blocks of 4x4: in the first, class 1 fills the right half; in the second all is one class.
+    classes = np.zeros((1, 4, 8), int)
+    classes[0, :, 2:4] = 1
+    classes[0, :, 4:] = 1
+    outputs = np.eye(2, dtype=np.float32)[classes]
+    # Column 1 has a border on its right: 4 of 16 pixels.
+    np.testing.assert_allclose(class_borders(outputs, (1, 2)), [[[0.25, 0]]])
+    finer = outputs.repeat(16, axis=1).repeat(16, axis=2)  # looked at 16 pixels a side
+    np.testing.assert_allclose(class_borders(finer, (1, 2)), [[[1 / 16, 0]]])
+
+
+def test_running_gain_by_hand():
+    running = jnp.array([[[0.5, 0.5, 0.5]]])
+    grid = jnp.array([[[True, False, True]]])
+    gain = jnp.array([[[1.0, 1.0, jnp.nan]]])
+    np.testing.assert_allclose(next_running_gain(running, grid, gain), [[[0.6, 0.5, 0.5]]])
+    np.testing.assert_allclose(
+        next_running_gain(running, grid, gain, momentum=0.5), [[[0.75, 0.5, 0.5]]]
+    )
+
+
+def test_standardised_is_standard():
+    x = _scores()
+    z = standardise(x)
+    np.testing.assert_allclose(z.mean(axis=(1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(z.std(axis=(1, 2)), 1, rtol=0.02)
+    np.testing.assert_allclose(standardise(jnp.full((1, 2, 2), 7.0)), 0)
+
+
+def _case():
+    rng = np.random.default_rng(0)
+    frames = rng.random((1, 16, 32, 3)).astype(np.float32)
+    return frames, frames.copy(), rng.normal(size=(1, 16, 32, 4)).astype(np.float32)
+
+
+def test_each_statistic_raises_its_block():
+    frames, state, outputs = _case()
+    held = np.zeros_like(outputs)
+    flat = {"running_gain": jnp.full((1, 2, 4), FIRST_GAIN), "grid_shape": (2, 4)}
+    weights = {name: jnp.float32(w) for name, w in WEIGHTS.items()}
+    young = jnp.zeros((1, 2, 4), jnp.int32)
+
+    def scores(frames=frames, outputs=held, age=young, **changes):
+        features = prior_features(frames, state, outputs, **{**flat, **changes})
+        return prior_scores(weights, features, age)
+
+    np.testing.assert_allclose(scores(), 0, atol=1e-4)
+    moved = frames.copy()
+    moved[0, :8, 8:16] = 1 - moved[0, :8, 8:16]
+    bordered = held.copy()
+    bordered[0, :8, 8:16] = outputs[0, :8, 8:16]
+    gained = flat["running_gain"].at[0, 0, 1].set(0.5)
+    for one in (
+        scores(frames=moved),
+        scores(outputs=bordered),
+        scores(running_gain=gained),
+        scores(age=young.at[0, 0, 1].set(3)),
+    ):
+        assert one.argmax() == 1
+        assert (jnp.delete(one.ravel(), 1) < one[0, 0, 1] - 1).all()
+    # One block of eight stands out: standardised it is sqrt(7), the others -1/sqrt(7).
+    np.testing.assert_allclose(
+        scores(running_gain=gained)[0, 0, 1], WEIGHTS["gain"] * np.sqrt(7), rtol=0.02
+    )
+    np.testing.assert_allclose(scores(age=young + 3) - scores(), AGE_WEIGHT * np.log(4), rtol=1e-4)
+
+
+def test_broken_input_leaves_finite_features():
+    frames, state, outputs = _case()
+    nan = np.full_like
+    features = prior_features(
+        nan(frames, np.nan), state, nan(outputs, np.nan), jnp.full((1, 2, 4), jnp.nan), (2, 4)
+    )
+    assert all(np.isfinite(x).all() for x in features.values())
+    assert prior_features(frames, state, outputs, None, (2, 4))["gain"].max() == 0
