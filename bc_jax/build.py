@@ -52,15 +52,19 @@ def evaluation_frames(config: Config) -> data.Batches:
     return data.batches(_evaluated(config), config.data.streams)
 
 
+def evaluation_start(config: Config) -> int:
+    """The first frame of `evaluation_frames`, counted in the source."""
+    return config.data.start if config.evaluate.start is None else config.evaluate.start
+
+
 def evaluation_length(config: Config) -> int | None:
     """How many batches `evaluation_frames` gives; None where it cannot be known."""
     return _batches(_evaluated(config), config.data.streams)
 
 
 def _evaluated(config: Config) -> data.Source:
-    start = config.data.start if config.evaluate.start is None else config.evaluate.start
     frames = config.data.frames if config.evaluate.frames is None else config.evaluate.frames
-    return _source(config, start, frames)
+    return _source(config, evaluation_start(config), frames)
 
 
 def _source(config: Config, start: int, frames: int | None) -> data.Source:

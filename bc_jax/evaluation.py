@@ -248,11 +248,14 @@ class Evaluation:
             config, self._sparse, self.network.params, policy, on_compile=self._compiling(name)
         )
         if checkpoint is not None and runner.steps.learns:
-            like = shapes(config, runner, self.size, config.data.streams)
-            learnt = load_policy(checkpoint, dataclasses.replace(config, policy=policy), like)
-            height, width = padded_size(self.size, config.blocks.size)
-            frames = np.zeros((config.data.streams, height, width, 3), np.uint8)
-            runner.state = runner.start(frames).replace(policy=learnt)
+            streams = config.data.streams
+            learnt = load_policy(
+                checkpoint,
+                dataclasses.replace(config, policy=policy),
+                lambda: shapes(config, runner, self.size, streams),
+            )
+            shape = (streams, *padded_size(self.size, config.blocks.size), 3)
+            runner.state = runner.start(np.zeros(shape, np.uint8)).replace(policy=learnt)
         return Row(name, runner)
 
     def _compiling(self, name: str) -> Callable[[str], None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from bc_jax import build
 from bc_jax.config import Config, to_json
 from bc_jax.data import Batch, crop
 from bc_jax.evaluation import DENSE, LEARNING, MATCHED, Evaluation, Measurement, Row
@@ -148,8 +149,8 @@ class Film:
         names = [*LEARNING, *(n for n in evaluation.rows if n not in ("all", "none", *LEARNING))]
         name = next((n for n in names if n in evaluation.rows), None)
         self._row = evaluation.rows[name] if name else next(iter(evaluation.rows.values()))
+        self._start = build.evaluation_start(config)
         self._video: VideoWriter | None = None
-        self._drawn = 0
         self.files: list[Path] = []
 
     def frame(self, batch: Batch) -> None:
@@ -193,7 +194,7 @@ class Film:
             palette=network.palette,
             class_names=network.class_names,
             figures={
-                "frame": int(batch.index[0, 1]),
+                "frame": self._start + int(batch.index[0, 1]),
                 "target": self._evaluation.target,
                 "executed": measured.executed,
                 "agreement": 1 - measured.disagreement,

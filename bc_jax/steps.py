@@ -29,6 +29,7 @@ class RunnerState:
         policy: what the policy has learnt; None for a policy that does not learn.
         seen: logits after the last frame, at the resolution where gain is measured.
         age: int32 [N, Gh, Gw], frames since each block was executed.
+        running_gain: float32 [N, Gh, Gw], what each block gained when it was executed.
         missing: bool [N, Gh, Gw], blocks not executed since their stream began: they come first.
         key: for sampling.
         carry: f32 [], blocks that rounding to whole ones has left over (baselines).
@@ -40,6 +41,7 @@ class RunnerState:
     policy: PolicyState | None
     seen: jax.Array
     age: jax.Array
+    running_gain: jax.Array
     missing: jax.Array
     key: jax.Array
     carry: jax.Array
@@ -152,6 +154,7 @@ class Steps:
             policy=None,
             seen=self._see(frame_state),
             age=jnp.zeros(grid_shape, jnp.int32),
+            running_gain=jnp.full(grid_shape, policies.FIRST_GAIN, jnp.float32),
             missing=jnp.ones(grid_shape, bool),
             key=key,
             carry=jnp.float32(0),
@@ -179,7 +182,11 @@ class Steps:
         """
         reset = jnp.zeros(frames.shape[:1], bool) if reset is None else jnp.asarray(reset)
         again = reset.reshape(-1, 1, 1)
-        state = state.replace(missing=state.missing | again, age=jnp.where(again, 0, state.age))
+        state = state.replace(
+            missing=state.missing | again,
+            age=jnp.where(again, 0, state.age),
+            running_gain=jnp.where(again, policies.FIRST_GAIN, state.running_gain),
+        )
         whole = jnp.ones(reset.shape, bool)
         if jnp.issubdtype(frames.dtype, jnp.floating):
             whole = jnp.isfinite(frames).all(axis=(1, 2, 3))
@@ -220,37 +227,44 @@ class Steps:
             The state after the frame, and the Outcome.
         """
         grid, frames = self.choose(decision, frames, capacity=capacity)
-        _, frame_state = self.sparse(params, state.frame_state, frames, grid, capacity=capacity)
+        frame_state = self.sparse.advance(
+            params, state.frame_state, frames, grid, capacity=capacity
+        )
         state, outcome = self.settle(state, decision, frame_state)
         return state.replace(frame_state=frame_state), outcome
 
     def choose(self, decision: Decision, frames, *, capacity: int):
         """The grid [N, Gh, Gw] that fits the capacity, and the frames with no pixel that is NaN."""
         wanted = (decision.sampled | decision.required) & decision.allowed
-        if self.learns:
-            wanted = policies.fill_capacity(
-                wanted,
-                jnp.where(decision.allowed, decision.scores, -jnp.inf),
-                capacity=capacity,
-                required=decision.required,
-            )
+        filled = policies.fill_capacity(
+            wanted,
+            jnp.where(decision.allowed, decision.scores, -jnp.inf),
+            capacity=capacity,
+            required=decision.required,
+        )
+        # A policy to compare with executes what it says, and no more.
+        grid = filled & decision.allowed if self.learns else filled & wanted
         frames = jnp.where(decision.allowed[..., None], frames, jnp.zeros((), frames.dtype))
-        return wanted & decision.allowed, frames
+        return grid, frames
 
     def settle(self, state: RunnerState, decision: Decision, frame_state: FrameState):
         """Measure what the execution gained; all of the next state but its `frame_state`."""
         grid = frame_state.grid
         seen = self._see(frame_state)
         gain = jnp.zeros(grid.shape, jnp.float32)
-        policy = state.policy
+        policy, running_gain = state.policy, state.running_gain
         if self.learns:
             gain = policies.information_gain(state.seen, seen, grid.shape[1:], self._policy)
             gain = jnp.where(grid, gain, 0)
+            # All of a stream's first frame is new: that tells nothing of its blocks.
+            counts = decision.counts[:, None, None]
+            running_gain = policies.next_running_gain(running_gain, grid & counts, gain)
             policy = policies.track(policy, grid, self._policy, weight=decision.counts)
         state = state.replace(
             policy=policy,
             seen=seen,
             age=policies.next_age(state.age, grid),
+            running_gain=running_gain,
             missing=state.missing & ~grid,
             frame=state.frame + 1,
         )
@@ -307,6 +321,7 @@ class Steps:
             outputs=state.seen,
             grid=state.frame_state.grid,
             age=state.age,
+            running_gain=state.running_gain,
         )
 
     def _baseline(self, key, state: RunnerState, frames, dense, count):

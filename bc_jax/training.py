@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -35,7 +36,10 @@ _FREE = (
 _POLICY = ("model.name", "model.options", "blocks.size", "policy")
 _FREE_POLICY = tuple(
     f"policy.{name}"
-    for name in ("target", "gamma", "momentum", "multiplier_rate", "learning_rate", "weight_decay")
+    for name in (
+        *("target", "gamma", "momentum", "multiplier_rate", "budget_rate", "learning_rate"),
+        *("prior_learning_rate", "weight_decay"),
+    )
 )
 
 
@@ -133,14 +137,16 @@ class Saved:
         )
 
 
-def load_policy(directory: str | Path, config: Config, like: RunnerState) -> PolicyState:
+def load_policy(
+    directory: str | Path, config: Config, like: Callable[[], RunnerState]
+) -> PolicyState:
     """The policy of the newest checkpoint in a folder.
 
     Args:
         directory: a run's `checkpoints`.
         config: that the policy is to serve; what the policy is must be the same, what it aims at
             and how fast it learns may differ.
-        like: the state of a runner with that config, from `shapes`.
+        like: gives the state of a runner with that config, from `shapes`.
 
     Raises:
         CheckpointError: it is missing, damaged, or of another policy, network or block size.
@@ -153,7 +159,7 @@ def load_policy(directory: str | Path, config: Config, like: RunnerState) -> Pol
             f"{directory} holds a policy that was trained with other settings: {different}; "
             "give it the config that it was trained with"
         )
-    return checkpoints.restore(_kept(like))[0]["policy"]
+    return checkpoints.restore(_kept(like()))[0]["policy"]
 
 
 def differences(

@@ -1,0 +1,211 @@
+"""evaluate.py as a user runs it, and the figures it computes, checked by hand."""
+
+import csv
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_train import begin, finish, script
+
+from bc_jax import results
+from bc_jax.config import Config, DataConfig, EvaluateConfig, PolicyConfig
+from bc_jax.evaluation import Measurement, Row, close_gaps, summary
+
+SETTINGS = ("--config", "configs/debug.py", "--data.frames", "6")
+POLICIES = ("all", "random", "difference", "learned", "oracle")
+
+
+@pytest.fixture(scope="module")
+def evaluated(root, tmp_path_factory):
+    """A trained policy and its evaluation, each a run of its script."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    directory = ("--train.directory", folder)
+    code, _, err = finish(begin(root, "train", *SETTINGS, *directory))
+    assert code == 0, err
+    checkpoint = ("--checkpoint", folder / "checkpoints")
+    code, out, err = finish(begin(root, "evaluate", *SETTINGS, *directory, *checkpoint))
+    assert code == 0, err
+    return folder, out
+
+
+def failure(root, capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        script(root, "evaluate").main(list(map(str, arguments)))
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_results_hold_every_row_and_figure(evaluated):
+    folder, out = evaluated
+    document = json.loads((folder / "results.json").read_text())
+    rows = {row["policy"]: row for row in document["rows"]}
+    assert list(rows) == ["dense", *POLICIES]
+    for row in rows.values():
+        assert row["frames"] == 7  # of eight, the first one aside
+        assert 0 < row["agreement"] <= 1
+        assert row["agreement"] + row["disagreement"] == pytest.approx(1)
+        assert 0 < row["miou"] <= 1
+        assert row["ms_per_frame"] >= row["ms_network"] > 0
+        assert row["macs_per_frame"] > 0
+        assert row["speedup"] == pytest.approx(rows["dense"]["ms_per_frame"] / row["ms_per_frame"])
+    assert rows["dense"]["speedup"] == 1
+    assert rows["all"]["executed_fraction"] == 1
+    assert rows["all"]["disagreement"] < 1e-3  # but for ties, the dense network's
+    assert rows["all"]["macs_per_frame"] == rows["dense"]["macs_per_frame"]
+    assert rows["learned"]["executed_fraction"] < 0.9
+    assert rows["learned"]["ms_learning"] > 0
+    for name in ("random", "difference", "oracle"):  # at equal compute
+        assert rows[name]["executed_fraction"] == rows["learned"]["executed_fraction"]
+        assert rows[name]["macs_per_frame"] < rows["learned"]["macs_per_frame"]
+    assert document["config"]["name"] == "debug"
+    assert document["device"]["platform"] == "cpu"
+    assert {"python", "jax", "jaxlib", "numpy"} <= document["versions"].keys()
+    assert document["command"].startswith("evaluate.py --config configs/debug.py")
+    assert document["dense"]["version"] in document["dense"]["ms_in_warm_up"]
+    assert document["state_bytes"] > 0
+    assert "| learned" in out
+    assert out.splitlines()[1].startswith("| ---")
+    assert "| learned" in (folder / "results.md").read_text()
+
+
+def test_frames_are_listed(evaluated):
+    with (evaluated[0] / "frames.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8 * (1 + len(POLICIES))
+    for row in rows:
+        first = row["frame"] == "0"
+        assert row["counts"] == str(int(not first))
+        if first:
+            assert row["executed"] == "1.0"
+        elif row["policy"] in ("random", "learned"):
+            assert row["blocks"] in ("6", "12")
+    assert {r["timed"] for r in rows if int(r["frame"]) < 2} == {"0"}
+
+
+def test_pictures_and_video_are_drawn(evaluated):
+    folder = evaluated[0]
+    for name in ("frame.png", "executed.png", "tradeoff.png"):
+        picture = np.asarray(Image.open(folder / name).convert("RGB"))
+        assert min(picture.shape[:2]) > 300
+        assert picture.std() > 20
+    import av
+
+    with av.open(str(folder / "video.mp4")) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) == 6
+    drawn = np.asarray(Image.open(folder / "frame.png").convert("RGB"), float)
+    assert np.abs(frames[4] - drawn).mean() < 5  # the same picture, but for the compression
+
+
+def test_a_foreign_checkpoint_is_told(root, evaluated, capsys):
+    folder = evaluated[0]
+    checkpoint = ("--checkpoint", folder / "checkpoints")
+    code, said = failure(root, capsys, *SETTINGS, *checkpoint, "--policy.widths", "8")
+    assert code == 1
+    assert "policy.widths was (4,) and is (8,)" in said
+    code, said = failure(root, capsys, *SETTINGS, *checkpoint, "--blocks.size", "16", "16")
+    assert "blocks.size was (32, 32) and is (16, 16)" in said
+
+
+def test_a_missing_or_damaged_checkpoint_is_told(root, tmp_path, capsys):
+    code, said = failure(root, capsys, *SETTINGS, "--checkpoint", tmp_path / "none")
+    assert (code, "there is no directory" in said) == (1, True)
+    (tmp_path / "00000003.json").write_text("{ half")
+    code, said = failure(root, capsys, *SETTINGS, "--checkpoint", tmp_path)
+    assert (code, "is damaged" in said) == (1, True)
+
+
+def test_frames_beyond_the_end_are_told(root, capsys):
+    code, said = failure(root, capsys, *SETTINGS, "--evaluate.start", "9999")
+    assert (code, "beyond its end" in said or "beyond the end" in said) == (1, True)
+
+
+def test_help_lists_every_field(root, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script(root, "evaluate").main(["--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    for field in ("--checkpoint", "--evaluate.policies", "--evaluate.paper_checkpoint"):
+        assert field in said
+
+
+def measured(frame, blocks, wrong, times=(1.0, 10.0, 0.0), *, counts=True, timed=True):
+    return Measurement(frame, counts, timed, blocks, blocks / 4, wrong, *times)
+
+
+def test_a_rows_figures_by_hand():
+    row = Row(
+        "learned",
+        None,
+        [
+            measured(0, 4, 0.0, (99.0, 99.0, 99.0), counts=False),
+            measured(1, 1, 0.1, (99.0, 99.0, 0.0), timed=False),
+            measured(2, 2, 0.2, (1.0, 10.0, 6.0)),
+            measured(3, 3, 0.3, (2.0, 20.0, 0.0)),
+            measured(4, 2, 0.4, (3.0, 60.0, 0.0)),
+        ],
+        np.array([[3, 1], [0, 4]]),
+    )
+    figures = summary(row, lambda blocks: 100 * blocks + 7, 3, 1)
+    assert figures["frames"] == 4
+    assert figures["timed_frames"] == 3
+    assert figures["executed_fraction"] == pytest.approx(0.5)
+    assert figures["macs_per_frame"] == pytest.approx(207)
+    assert figures["disagreement"] == pytest.approx(0.25)
+    assert figures["ms_network"] == 20  # the median of 10, 20, 60
+    assert figures["ms_per_frame"] == pytest.approx(20 + 2 + 6 / 3)
+    assert figures["miou"] == pytest.approx((3 / 4 + 4 / 5) / 2)
+    per_stream = summary(row, lambda blocks: 100 * blocks + 7, 3, 2)
+    assert per_stream["ms_per_frame"] == pytest.approx(12)
+    assert per_stream["macs_per_frame"] == pytest.approx(103.5)
+
+
+def test_without_a_timed_frame_there_is_no_time():
+    row = Row("all", None, [measured(1, 4, 0.0, timed=False)], np.eye(2))
+    figures = summary(row, lambda blocks: 0.0, 3, 1)
+    assert figures["ms_per_frame"] is None
+    assert figures["speedup"] is None
+    assert json.dumps(figures, allow_nan=False)
+
+
+def test_gaps_by_hand():
+    wrong = {"dense": 0.0, "all": 0.0, "random": 0.06, "learned": 0.03, "oracle": 0.02}
+    rows = [{"policy": k, "disagreement": v, "gap_closed": None} for k, v in wrong.items()]
+    close_gaps(rows)
+    closed = {row["policy"]: row["gap_closed"] for row in rows}
+    assert closed["learned"] == pytest.approx(0.75)
+    assert (closed["random"], closed["oracle"]) == (0, 1)
+    assert closed["dense"] is None
+    assert closed["all"] is None
+    alone = [row | {"gap_closed": None} for row in rows if row["policy"] != "oracle"]
+    close_gaps(alone)
+    assert all(row["gap_closed"] is None for row in alone)
+
+
+def test_the_table_is_aligned_and_leaves_out_what_is_not_known():
+    row = Row("random", None, [measured(1, 1, 0.25)], np.eye(2))
+    figures = summary(row, lambda blocks: 2.5e9, 3, 1)
+    lines = results.table([figures]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert "| random |" in lines[2]
+    assert " 2.50 |" in lines[2]
+    assert lines[2].rstrip().endswith("|  |") or lines[2].rstrip().endswith(" |")
+    assert "None" not in lines[2]
+    assert not math.isnan(figures["miou"])
+
+
+def test_the_papers_row_has_the_papers_settings():
+    from bc_jax.evaluation import Evaluation
+
+    config = Config(
+        policy=PolicyConfig(target=0.4),
+        data=DataConfig(),
+        evaluate=EvaluateConfig(target=0.25, policies=("random",)),
+    )
+    bare = Evaluation.__new__(Evaluation)
+    bare.config, bare.target = config, 0.25
+    assert bare.policy("paper") == PolicyConfig.paper(target=0.25)
+    assert bare.policy("learned") == dataclasses.replace(config.policy, target=0.25)
+    assert bare.policy("oracle") == "oracle"

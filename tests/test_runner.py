@@ -1,0 +1,312 @@
+"""The runner: what a frame does to the state, with a network small enough to know by heart."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bc_jax import PolicyConfig, Runner, Steps, blockcopy
+from bc_jax.runner import capacities
+
+BLOCK, GRID = 16, (2, 3)
+SIZE = (GRID[0] * BLOCK, GRID[1] * BLOCK)
+POLICY = PolicyConfig(target=0.5, widths=(4,), head_width=4, pixels_per_block=4)
+
+
+def network(params, frames):
+    """One convolution of frames in [0, 1], or uint8, to three classes."""
+    if frames.dtype == jnp.uint8:
+        frames = frames.astype(jnp.float32) / 255
+    return jax.lax.conv_general_dilated(
+        frames, params, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+PARAMS = 3 * jax.random.normal(jax.random.key(1), (3, 3, 3, 3))
+
+
+@functools.cache
+def video(frames=12, streams=1, seed=0):
+    """Noise in [0, 1], float32 [T, N, H, W, 3]."""
+    generator = np.random.default_rng(seed)
+    return generator.random((frames, streams, *SIZE, 3), np.float32)
+
+
+def runner(policy=POLICY, **options):
+    return Runner(network, PARAMS, block_size=BLOCK, policy=policy, target=0.5, **options)
+
+
+@functools.cache
+def compiled_learner():
+    return runner(capacity_steps=3)
+
+
+@pytest.fixture
+def learner():
+    """A runner that learns, at its beginning; its programs are compiled once for all tests."""
+    run = compiled_learner()
+    run.state, run.metrics = None, {}
+    return run
+
+
+def dense(frames):
+    return np.asarray(network(PARAMS, jnp.asarray(frames)))
+
+
+def assert_close(a, b, tolerance=1e-5):
+    def check(path, x, y):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_allclose(
+            x, y, rtol=tolerance, atol=tolerance, err_msg=jax.tree_util.keystr(path)
+        )
+
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree_util.tree_map_with_path(check, a, b)
+
+
+def assert_finite(tree):
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize("policy", [POLICY, "random"], ids=["learned", "random"])
+def test_scan_is_the_loop(policy):
+    steps = Steps(blockcopy(network, BLOCK), policy, target=0.5)
+    state = jax.jit(steps.init)(jax.random.key(0), PARAMS, video()[0])
+    step = jax.jit(steps.step, static_argnames="capacity")
+
+    scanned, outcomes = jax.lax.scan(
+        lambda state, frames: steps.step(PARAMS, state, frames, capacity=4), state, video()
+    )
+    for t, frames in enumerate(video()):
+        state, outcome = step(PARAMS, state, frames, capacity=4)
+        np.testing.assert_array_equal(outcome.grid, outcomes.grid[t])
+    assert_close(scanned, state)
+    # Four of six blocks fit: what the first frame had no room for comes in the second.
+    assert outcomes.grid[0].sum() == 4
+    assert (outcomes.grid[0] | outcomes.grid[1]).all()
+    if policy is POLICY:
+        assert int(scanned.policy.step) > 0
+
+
+def test_the_runner_is_the_steps():
+    run = runner(capacity_steps=1, seed=3)
+    steps = run.steps
+    state = jax.jit(steps.init)(jax.random.key(3), PARAMS, video()[0])
+    step = jax.jit(steps.step, static_argnames="capacity")
+    for frames in video():
+        outputs = run(frames)
+        state, _ = step(PARAMS, state, frames, capacity=6)
+        np.testing.assert_allclose(outputs, state.frame_state.outputs, atol=1e-5)
+    assert_close(run.state, state)
+
+
+def test_a_frame_without_a_batch_axis_is_a_batch_of_one():
+    run = runner("all")
+    np.testing.assert_allclose(run(video()[0, 0]), dense(video()[0]), atol=1e-5)
+
+
+def test_outputs_are_the_dense_networks_where_blocks_were_executed():
+    run = runner("random")
+    first = np.array(run(video()[0]))
+    np.testing.assert_allclose(first, dense(video()[0]), atol=1e-5)  # the first executes all
+    out, grid = np.array(run(video()[1])), np.asarray(run.outcome.grid)
+    assert grid.sum() == 3
+    pixels = grid.repeat(BLOCK, 1).repeat(BLOCK, 2)
+    np.testing.assert_array_equal(out[~pixels], first[~pixels])
+    assert not np.allclose(out[pixels], first[pixels], atol=1e-2)
+
+
+def test_a_frame_with_nan_is_left_out_and_counted():
+    frames = video(6, streams=2).copy()
+    frames[2, 1] = np.nan
+    frames[3, 1, 5, 5, 0] = np.inf
+    run = runner()
+    for t, now in enumerate(frames):
+        before = None if t == 0 else np.array(run.state.frame_state.outputs)
+        outputs = np.array(run(now))
+        assert_finite(outputs)
+        if t in (2, 3):
+            assert not run.outcome.grid[1].any()
+            np.testing.assert_array_equal(outputs[1], before[1])
+            assert run.outcome.grid[0].any()
+    np.testing.assert_array_equal(run.state.skipped_frames, [0, 2])
+    assert_finite(run.state)
+
+
+def test_a_stream_that_begins_with_nan_executes_all_in_its_first_good_frame():
+    frames = video(3).copy()
+    frames[0] = np.nan
+    run = runner("none")
+    run(frames[0])
+    assert not run.outcome.grid.any()
+    np.testing.assert_allclose(run(frames[1]), dense(frames[1]), atol=1e-5)
+    assert run.outcome.grid.all()
+
+
+def test_only_nan_teaches_nothing_and_breaks_nothing(learner):
+    run = learner
+    for _ in range(6):
+        run(np.full_like(video()[0], np.nan))
+    learnt = run.state.policy
+    assert_finite(learnt)
+    assert int(learnt.step) == 0
+    assert int(run.state.skipped_frames[0]) == 6
+
+
+def test_the_policy_stays_finite_and_learns(learner):
+    run = learner
+    for frames in video(12):
+        run(frames)
+    assert_finite(run.state.policy)
+    assert int(run.state.policy.step) == 4  # every third frame
+    assert np.isfinite([float(value) for value in run.metrics.values()]).all()
+
+
+def test_learning_can_be_switched_off():
+    run = runner(learning=False)
+    for frames in video(6):
+        run(frames)
+    assert int(run.state.policy.step) == 0
+    assert not run.metrics
+
+
+def test_a_frame_of_another_size_or_type_is_a_clear_error():
+    run = runner("all")
+    run(video()[0])
+    with pytest.raises(ValueError, match=r"float32\[1, 32, 32, 3\] and were .*\[1, 32, 48, 3\]"):
+        run(video()[0][:, :, :32])
+    with pytest.raises(ValueError, match=r"uint8\[1, 32, 48, 3\] and were float32"):
+        run(np.zeros((1, *SIZE, 3), np.uint8))
+    with pytest.raises(ValueError, match="not a multiple of the block height 16"):
+        run(video()[0][:, :30])
+    np.testing.assert_allclose(run(video()[1]), dense(video()[1]), atol=1e-5)  # nothing is lost
+
+
+def test_a_reset_stream_begins_anew_and_leaves_the_other_alone():
+    frames = video(3, streams=2)
+    run = runner("none")
+    run(frames[0])
+    before = np.array(run(frames[1]))
+    np.testing.assert_allclose(before, dense(frames[0]), atol=1e-5)
+    after = np.array(run(frames[2], np.array([False, True])))
+    assert not run.outcome.grid[0].any()
+    assert run.outcome.grid[1].all()
+    np.testing.assert_array_equal(after[0], before[0])
+    np.testing.assert_allclose(after[1], dense(frames[2])[1], atol=1e-5)
+    np.testing.assert_array_equal(run.state.age[1], 0)
+    assert (np.asarray(run.state.age[0]) == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("total", "steps", "expected"),
+    [
+        (6, 3, (2, 4, 6)),
+        (108, 8, (14, 28, 42, 56, 70, 84, 98, 108)),
+        (6, 16, (1, 2, 3, 4, 5, 6)),
+        (6, 1, (6,)),
+    ],
+)
+def test_capacities(total, steps, expected):
+    assert capacities(total, steps) == expected
+
+
+def test_spare_room_is_filled_and_one_program_serves_a_capacity():
+    told, traces = [], []
+
+    def counted(params, frames):
+        traces.append(1)
+        return network(params, frames)
+
+    run = Runner(
+        counted, PARAMS, block_size=BLOCK, policy=POLICY, capacity_steps=3, on_compile=told.append
+    )
+    sizes = set()
+    for frames in video(30):
+        run(frames)
+        sizes.add(int(run.outcome.grid.sum()))
+        sampled = np.asarray(run.decision.sampled)
+        assert (np.asarray(run.outcome.grid) >= sampled).all()
+    assert sizes <= {2, 4, 6}
+    # Compiled when first needed, and never again.
+    networks = [what for what in told if what.startswith("network")]
+    assert sorted(networks) == sorted(f"network for {size} blocks" for size in sizes)
+    # The interpreter traces the network for its shape, not for each capacity.
+    assert len(traces) <= 2
+    assert run.compiled == ()
+
+
+def test_runners_share_the_programs_of_one_network():
+    sparse = blockcopy(network, BLOCK)
+    first, second = (
+        Runner(sparse, PARAMS, policy=name, capacity_steps=1) for name in ("all", "none")
+    )
+    first(video()[0])
+    compiled = first._network._cache_size()
+    second(video()[0])
+    assert second._network._cache_size() == compiled == 1
+
+
+@pytest.mark.parametrize("name", ["random", "difference", "oracle"])
+@pytest.mark.parametrize("target", [0.3, 0.75])
+def test_baselines_hold_their_target(name, target):
+    run = Runner(network, PARAMS, block_size=BLOCK, policy=name, target=target)
+    executed = []
+    for t, frames in enumerate(video(21)):
+        run(frames, dense=jnp.asarray(dense(frames)) if name == "oracle" else None)
+        if t:
+            executed.append(float(run.outcome.grid.mean()))
+    # 20 frames of 6 blocks: rounding leaves at most half a block.
+    assert abs(np.mean(executed) - target) < 1 / 120 + 1e-6
+
+
+def test_all_and_none_do_what_they_are_called():
+    for name, expected in (("all", 6), ("none", 0)):
+        run = runner(name)
+        run(video()[0])
+        run(video()[1])
+        assert int(run.outcome.grid.sum()) == expected
+
+
+def test_a_count_stands_in_for_the_target():
+    run = runner("random")
+    run(video()[0])
+    for count in (1, 5, 0, 6, 2):
+        run(video()[1], count=count)
+        assert int(run.outcome.grid.sum()) == count
+
+
+def test_the_oracle_takes_the_blocks_that_are_wrong():
+    run = runner("oracle")
+    first = video()[0]
+    run(first, dense=jnp.asarray(dense(first)))
+    changed = first.copy()
+    changed[:, :BLOCK, BLOCK : 2 * BLOCK] = video()[1][:, :BLOCK, BLOCK : 2 * BLOCK]
+    run(changed, dense=jnp.asarray(dense(changed)), count=1)
+    assert np.argwhere(run.outcome.grid[0]).tolist() == [[0, 1]]
+
+
+def test_errors_name_what_is_possible():
+    with pytest.raises(ValueError, match="no policy is named 'best'; there are all, none, random"):
+        runner("best")
+    with pytest.raises(ValueError, match="the oracle needs `dense`"):
+        runner("oracle")(video()[0])
+    two = Runner(lambda p, f: (f, f), PARAMS, block_size=BLOCK, policy=POLICY)
+    with pytest.raises(ValueError, match="give logits="):
+        two(video()[0])
+
+
+def test_logits_of_a_network_with_several_outputs():
+    def several(params, frames):
+        return {"scores": network(params, frames), "double": 2 * network(params, frames)}
+
+    run = Runner(
+        several, PARAMS, block_size=BLOCK, policy="oracle", logits=lambda out: out["scores"]
+    )
+    for frames in video(3):
+        outputs = run(frames, dense=jnp.asarray(dense(frames)))
+    np.testing.assert_allclose(outputs["double"], 2 * outputs["scores"], rtol=1e-6)
