@@ -2,8 +2,8 @@
 
     python evaluate.py --config configs/pedestrians.py
 
-Cost: about 10 minutes on 2 CPU cores, 2 GB of memory.
-Expect: the README has the table.
+Cost: a quarter of an hour or so on 2 CPU cores; the row `paper` takes most of it.
+Expect: see the README's table.
 """
 
 from bc_jax.config import BlockConfig, Config, DataConfig, EvaluateConfig, PolicyConfig

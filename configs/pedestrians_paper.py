@@ -4,8 +4,8 @@
     python evaluate.py --config configs/pedestrians_paper.py \
         --checkpoint runs/pedestrians_paper/checkpoints
 
-Cost: about 15 minutes on 2 CPU cores, 3 GB of memory: the policy network costs more than ESPNet.
-Expect: the executed fraction settles beside the target, not on it; the README has the table.
+Cost: more per frame than ESPNet itself, for the policy network is the larger of the two.
+Expect: the executed fraction settles beside the target, not on it; see the README's table.
 """
 
 from bc_jax.config import BlockConfig, Config, DataConfig, EvaluateConfig, PolicyConfig

@@ -3,8 +3,8 @@
     python train.py --config configs/quickstart.py
     python evaluate.py --config configs/quickstart.py --checkpoint runs/quickstart/checkpoints
 
-Cost: under 5 minutes for both on 2 CPU cores, half of it compiling, 2 GB of memory.
-Expect: `learned` ahead of `difference` and `paper`; the README has the table.
+Cost: minutes on 2 CPU cores, much of it compiling, which later runs are spared.
+Expect: see the README's table.
 """
 
 from bc_jax.config import (

@@ -23,6 +23,7 @@ SETTINGS = ("--config", "configs/debug.py", "--train.checkpoint_every", str(EVER
 def script(root, name):
     spec = importlib.util.spec_from_file_location(name, root / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where tyro looks for the comments on fields
     spec.loader.exec_module(module)
     return module
 
