@@ -27,7 +27,8 @@ class RunnerState:
     Attributes:
         frame_state: the block-sparse network's memory.
         policy: what the policy has learnt; None for a policy that does not learn.
-        seen: logits after the last frame, at the resolution where gain is measured.
+        seen: logits after the last frame, at the resolution where gain is measured; for the oracle,
+            what the dense network said of each block when it was last executed.
         age: int32 [N, Gh, Gw], frames since each block was executed.
         running_gain: float32 [N, Gh, Gw], what each block gained when it was executed.
         missing: bool [N, Gh, Gw], blocks not executed since their stream began: they come first.
@@ -85,6 +86,12 @@ class Outcome:
     grid: jax.Array
     seen: jax.Array
     gain: jax.Array
+
+
+def spread(grid: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """A grid [N, Gh, Gw] at the resolution (h, w), whole pixels per block: [N, h, w]."""
+    (h, w), (gh, gw) = size, grid.shape[1:]
+    return jnp.repeat(jnp.repeat(grid, h // gh, axis=1), w // gw, axis=2)
 
 
 def only_array(outputs) -> jax.Array:
@@ -197,6 +204,8 @@ class Steps:
             scores = policies.logits(state.policy, observation, self._policy)
             sampled = policies.sample_grid(now, scores)
         else:
+            dense = None if dense is None else self._reduce(self.logits(dense), frames)
+            observation = observation.replace(outputs=dense)
             sampled, carry = self._baseline(now, state, frames, dense, count)
             scores = sampled.astype(jnp.float32)
         allowed = whole.reshape(-1, 1, 1)
@@ -251,6 +260,9 @@ class Steps:
         """Measure what the execution gained; all of the next state but its `frame_state`."""
         grid = frame_state.grid
         seen = self._see(frame_state)
+        if self.policy == "oracle":
+            executed = spread(grid, seen.shape[1:3])[..., None]
+            seen = jnp.where(executed, decision.observation.outputs, state.seen)
         gain = jnp.zeros(grid.shape, jnp.float32)
         policy, running_gain = state.policy, state.running_gain
         if self.learns:
@@ -303,11 +315,14 @@ class Steps:
 
     def _see(self, frame_state: FrameState) -> jax.Array:
         """The logits at the resolution where gain is measured: every so many rows and columns."""
-        logits = self.logits(frame_state.outputs)
-        if not self.learns:
+        return self._reduce(self.logits(frame_state.outputs), frame_state.frames)
+
+    def _reduce(self, logits, frames) -> jax.Array:
+        if not self.learns and self.policy != "oracle":
             return logits[:, :1, :1]  # nothing is looked at
-        stride = frame_state.frames.shape[1] // logits.shape[1]
-        every = max(1, round(1 / self.policy.gain_scale / stride))
+        stride = frames.shape[1] // logits.shape[1]
+        scale = self.policy.gain_scale if self.learns else 0.25
+        every = max(1, round(1 / scale / stride))
         if logits.shape[1] % every or logits.shape[2] % every:
             every = 1
         return logits[:, ::every, ::every]
@@ -325,7 +340,6 @@ class Steps:
         )
 
     def _baseline(self, key, state: RunnerState, frames, dense, count):
-        outputs = self.logits(state.frame_state.outputs)
         blocks = state.age.size
         return policies.baseline_grid(
             self.policy,
@@ -333,7 +347,7 @@ class Steps:
             state.carry,
             frames=frames,
             frame_state=state.frame_state.frames,
-            outputs=outputs,
+            outputs=state.seen,
             grid_shape=state.age.shape[1:],
             target=self.target if count is None else count / blocks,
             dense=dense,
