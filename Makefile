@@ -14,7 +14,7 @@ quickstart: venv
 	$(BIN)/python evaluate.py --config configs/quickstart.py --checkpoint runs/quickstart/checkpoints
 
 test: venv
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: venv
 	$(BIN)/ruff check .

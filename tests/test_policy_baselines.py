@@ -68,7 +68,7 @@ def test_difference_takes_the_blocks_that_changed_most():
     np.testing.assert_array_equal(grid, expected)
 
 
-def test_oracle_takes_the_blocks_with_most_wrong_pixels():
+def test_oracle_takes_the_blocks_whose_dense_output_changed_most():
     case = _case()
     dense = case["outputs"].copy()
     dense[:, 4:8, 4:8] = -dense[:, 4:8, 4:8]  # block (1, 1)

@@ -7,7 +7,6 @@ from bc_jax.policy.baselines import (
     diffuse_rounding,
     oracle_grid,
     random_grid,
-    wrong_pixels,
 )
 from bc_jax.policy.budget import block_price, spend_budget
 from bc_jax.policy.cost import count_macs
@@ -82,5 +81,4 @@ __all__ = [
     "topk_grid",
     "total_variation_gain",
     "track",
-    "wrong_pixels",
 ]

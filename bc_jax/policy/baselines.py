@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax.policy.inputs import resize_nearest, unit_range
-from bc_jax.policy.rewards import block_mean, class_change_gain
+from bc_jax.policy.rewards import block_mean, total_variation_gain
 from bc_jax.policy.sampling import topk_grid
 
 NAMES = ("all", "none", "random", "difference", "oracle")
@@ -56,22 +56,23 @@ def difference_grid(
     return topk_grid(block_difference(frames, frame_state, grid_shape), k)
 
 
-def wrong_pixels(dense: jax.Array, outputs: jax.Array, grid_shape: tuple[int, int]) -> jax.Array:
-    """Returns the share of each block's pixels whose class is not the dense network's.
+def oracle_grid(
+    dense: jax.Array, held: jax.Array, grid_shape: tuple[int, int], k: jax.Array | int
+) -> jax.Array:
+    """Returns the grid of the `k` blocks per stream that have changed most; for evaluation only.
+
+    Changed is what the dense network says, not what the pixels do: the mean total variation between
+    its probabilities now and when the block was last executed. (Taking the blocks whose held output
+    is wrong now is worse: where a block is wrong since its neighbours are stale, executing it again
+    does not help.)
 
     Args:
       dense: the dense network's logits for this frame [N, h, w, classes].
-      outputs: the outputs held from the previous frame, same shape.
+      held: its logits for the frame in which each block was last executed, same shape.
       grid_shape: (Gh, Gw).
+      k: blocks per stream.
     """
-    return block_mean(class_change_gain(outputs, dense), grid_shape)
-
-
-def oracle_grid(
-    dense: jax.Array, outputs: jax.Array, grid_shape: tuple[int, int], k: jax.Array | int
-) -> jax.Array:
-    """Returns the grid of the `k` blocks per stream with most wrong pixels; for evaluation only."""
-    return topk_grid(wrong_pixels(dense, outputs, grid_shape), k)
+    return topk_grid(block_mean(total_variation_gain(held, dense), grid_shape), k)
 
 
 def baseline_grid(
@@ -94,7 +95,8 @@ def baseline_grid(
       carry: from the previous call, f32 scalar; 0 at first.
       frames: this frame [N, H, W, C].
       frame_state: like `frames`, for `difference`.
-      outputs: the outputs held from the previous frame [N, h, w, classes], for `oracle`.
+      outputs: the dense network's logits when each block was last executed [N, h, w, classes], for
+        `oracle`.
       grid_shape: (Gh, Gw).
       target: fraction of the blocks to execute, which `all` and `none` disregard.
       dense: the dense network's logits for this frame, for `oracle`.

@@ -18,7 +18,7 @@ class PolicyConfig:
     target: float = 0.3
     # Information gain of a block: its pixels' largest KL divergence ("kl", the paper's), the share
     # of its pixels that change class ("change"), or their mean total variation ("tv").
-    gain: Literal["kl", "change", "tv"] = "change"
+    gain: Literal["kl", "change", "tv"] = "tv"
     # The gain looks at every (1 / gain_scale)-th row and column of the output.
     gain_scale: float = 0.25
     # Weight of the cost in the paper's reward.
