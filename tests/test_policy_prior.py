@@ -8,10 +8,12 @@ import pytest
 from bc_jax.policy import FIRST_GAIN, block_price, next_running_gain, spend_budget
 from bc_jax.policy.prior import (
     AGE_WEIGHT,
+    SHARED,
     WEIGHTS,
     class_borders,
     prior_features,
     prior_scores,
+    share_score,
     standardise,
 )
 
@@ -119,12 +121,27 @@ def test_each_statistic_raises_its_block():
         scores(age=young.at[0, 0, 1].set(3)),
     ):
         assert one.argmax() == 1
-        assert (jnp.delete(one.ravel(), 1) < one[0, 0, 1] - 1).all()
-    # One block of eight stands out: standardised it is sqrt(7), the others -1/sqrt(7).
+        assert (jnp.delete(one.ravel(), 1) < one[0, 0, 1] - 0.5).all()
+    # One block of eight stands out: standardised it is sqrt(7), the others -1/sqrt(7). It is
+    # counted twice in the 3x3 around it, where the edge is repeated: 2 of 9.
+    top, rest = np.sqrt(7), -1 / np.sqrt(7)
+    expected = (1 - SHARED) * top + SHARED * (2 * top + 7 * rest) / 9
     np.testing.assert_allclose(
-        scores(running_gain=gained)[0, 0, 1], WEIGHTS["gain"] * np.sqrt(7), rtol=0.02
+        scores(running_gain=gained)[0, 0, 1], WEIGHTS["gain"] * expected, rtol=0.02
     )
     np.testing.assert_allclose(scores(age=young + 3) - scores(), AGE_WEIGHT * np.log(4), rtol=1e-4)
+
+
+def test_scores_are_shared_by_hand():
+    # Of 9 in the middle of 3x3 blocks, 0.7 goes round: a ninth of it to each.
+    middle = jnp.zeros((1, 3, 3)).at[0, 1, 1].set(9.0)
+    shared = share_score(middle, 0.7)
+    np.testing.assert_allclose(shared[0, 1], [0.7, 3.4, 0.7], rtol=1e-5)
+    np.testing.assert_allclose(shared[0, 0], [0.7, 0.7, 0.7], rtol=1e-5)
+    # At the edge the block's own score stands for what lies beyond.
+    corner = share_score(jnp.zeros((1, 3, 3)).at[0, 0, 0].set(9.0), 0.7)
+    np.testing.assert_allclose(corner[0, 0, 0], 0.3 * 9 + 0.7 * 4, rtol=1e-5)
+    np.testing.assert_allclose(share_score(jnp.full((1, 2, 3), 5.0), 0.7), 5, rtol=1e-6)
 
 
 def test_broken_input_leaves_finite_features():
