@@ -204,7 +204,7 @@ class Steps:
             scores = policies.logits(state.policy, observation, self._policy)
             sampled = policies.sample_grid(now, scores)
         else:
-            dense = None if dense is None else self._reduce(self.logits(dense), frames)
+            dense = None if dense is None else self._reduce(dense, frames)
             observation = observation.replace(outputs=dense)
             sampled, carry = self._baseline(now, state, frames, dense, count)
             scores = sampled.astype(jnp.float32)
