@@ -15,6 +15,7 @@ from flax import struct
 
 from bc_jax import policy as policies
 from bc_jax.policy import Observation, PolicyConfig, PolicyState
+from bc_jax.policy.inputs import resize_nearest
 from bc_jax.sparse import BlockCopy, FrameState
 
 BASELINES = ("all", "none", "random", "difference", "oracle")
@@ -86,12 +87,6 @@ class Outcome:
     grid: jax.Array
     seen: jax.Array
     gain: jax.Array
-
-
-def spread(grid: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """A grid [N, Gh, Gw] at the resolution (h, w), whole pixels per block: [N, h, w]."""
-    (h, w), (gh, gw) = size, grid.shape[1:]
-    return jnp.repeat(jnp.repeat(grid, h // gh, axis=1), w // gw, axis=2)
 
 
 def only_array(outputs) -> jax.Array:
@@ -261,7 +256,7 @@ class Steps:
         grid = frame_state.grid
         seen = self._see(frame_state)
         if self.policy == "oracle":
-            executed = spread(grid, seen.shape[1:3])[..., None]
+            executed = resize_nearest(grid[..., None], seen.shape[1:3])
             seen = jnp.where(executed, decision.observation.outputs, state.seen)
         gain = jnp.zeros(grid.shape, jnp.float32)
         policy, running_gain = state.policy, state.running_gain

@@ -77,7 +77,7 @@ class Program:
     @property
     def holds_tracers(self) -> bool:
         """Whether the function closes over values that are being traced themselves."""
-        constants = [x for op in self.ops for x in (*op.inputs, *self.outputs)]
+        constants = [*self.outputs, *(x for op in self.ops for x in op.inputs)]
         return any(
             isinstance(x, Constant) and isinstance(x.value, jax.core.Tracer) for x in constants
         )
