@@ -19,8 +19,10 @@ import numpy as np
 from bc_jax import build
 from bc_jax.config import Config
 from bc_jax.data import Batch, crop, pad_to_blocks, padded_size
+from bc_jax.data.labels import CLASSES, IGNORE
 from bc_jax.metrics import confusion, miou
 from bc_jax.models import Network
+from bc_jax.models.layers import resize_bilinear
 from bc_jax.policy import PolicyConfig
 from bc_jax.runner import Runner
 from bc_jax.sparse import Report, blockcopy, compiler_options
@@ -67,6 +69,8 @@ class Row:
         runner: None for the dense network.
         measurements: a frame each.
         confusion: of its classes with the dense network's, over the frames that count.
+        labels: confusion with the true labels, where there are any, over the same frames.
+        labels_last: the same over the last frames of clips.
         classes: int [N, h, w], its last prediction on the frames without padding.
     """
 
@@ -74,6 +78,8 @@ class Row:
     runner: Runner | None
     measurements: list[Measurement] = dataclasses.field(default_factory=list)
     confusion: np.ndarray | int = 0
+    labels: np.ndarray | int = 0
+    labels_last: np.ndarray | int = 0
     classes: np.ndarray | None = None
 
 
@@ -147,6 +153,11 @@ class Evaluation:
         self._on_compile = on_compile
         self._sparse = blockcopy(network.apply_fn, config.blocks.size)
         self._classes = jax.jit(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.uint8))
+        # The labels are the frames' size, and so, for them, are the logits.
+        large = padded_size(size, config.blocks.size)
+        self._classes_of_pixels = jax.jit(
+            lambda logits: self._classes(resize_bilinear(logits.astype(jnp.float32), large))
+        )
         self._frame = 0
         self.dense: Dense | None = None
         self.dense_row = Row(DENSE, None)
@@ -174,6 +185,7 @@ class Evaluation:
         times = (0.0, took, 0.0)
         whole = (self._frame, bool(kept.any()), timed, total, 1.0, 0.0)
         _add(self.dense_row, Measurement(*whole, *times), correct, correct, kept, self._names)
+        self._compare(self.dense_row, outputs, batch)
         count = None
         for name, row in self.rows.items():
             runner = row.runner
@@ -200,6 +212,7 @@ class Evaluation:
                 learning_ms=1e3 * runner.times["learning"],
             )
             _add(row, measured, row.classes, correct, kept, self._names)
+            self._compare(row, given, batch)
         self._frame += 1
 
     def results(self) -> list[dict]:
@@ -272,6 +285,20 @@ class Evaluation:
         logits = next(iter(self.rows.values())).runner.steps.logits(outputs)
         return crop(np.asarray(self._classes(logits)), self.size, self.network.stride)
 
+    def _compare(self, row: Row, outputs, batch: Batch) -> None:
+        """Add to a row how its classes stand to the labels, where the frame counts and has any."""
+        if batch.labels is None:
+            return
+        counts = ~batch.reset & (batch.labels != IGNORE).any((1, 2))
+        if not counts.any():
+            return
+        logits = next(iter(self.rows.values())).runner.steps.logits(outputs)
+        classes = crop(np.asarray(self._classes_of_pixels(logits)), self.size)
+        for kept, name in ((counts, "labels"), (counts & batch.last, "labels_last")):
+            if kept.any():
+                found = confusion(classes[kept], batch.labels[kept], classes=self._names)
+                setattr(row, name, getattr(row, name) + found)
+
     def _cost(self, row: Row) -> Callable[[float], float]:
         """Multiply-accumulates, all streams, as a function of the blocks executed."""
         if row.runner is None:
@@ -317,6 +344,8 @@ def summary(row: Row, macs: Callable[[float], float], interval: int, streams: in
         "agreement": 1 - disagreement,
         "disagreement": disagreement,
         "miou": miou(row.confusion),
+        "miou_labels": _label_miou(row.labels),
+        "miou_labels_last": _label_miou(row.labels_last),
         "gap_closed": None,
     }
 
@@ -339,6 +368,10 @@ def _add(row: Row, measured: Measurement, classes, correct, kept, number: int) -
     row.measurements.append(measured)
     if measured.counts:
         row.confusion = row.confusion + confusion(classes[kept], correct[kept], classes=number)
+
+
+def _label_miou(matrix: np.ndarray | int) -> float | None:
+    return miou(matrix, classes=len(CLASSES)) if np.any(matrix) else None
 
 
 def _median(values: list[float]) -> float | None:

@@ -1,15 +1,20 @@
 """The generated street: deterministic, exactly labelled, with flow and boxes that hold."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from bc_jax.data import Labelled, Source, batches, open_source
 from bc_jax.data.labels import CLASSES, IGNORE, TRAIN_IDS
+from bc_jax.data.source import resize_labels
 from bc_jax.data.street import SPLITS, Clip, StreetConfig
 from bc_jax.data.street.camera import View
 from bc_jax.data.street.render import FAR, Panel, Picture
 from bc_jax.data.street.texture import EMPTY, Canvas, Texture, channels, pack
+from bc_jax.metrics import class_iou, confusion
 from bc_jax.models.cityscapes import class_names
 
 SMALL = StreetConfig(size=(64, 128))
@@ -276,3 +281,129 @@ def test_polygons_and_ellipses_have_their_areas():
     made.ellipse(2, 2, 1.5, 1.0, (9, 9, 9), 7)
     assert (made.labels == 7).mean() == pytest.approx(np.pi * 1.5 / 16, rel=0.03)
     assert (made.labels == EMPTY).sum() + (made.labels == 7).sum() == made.labels.size
+
+
+# --- as a source --------------------------------------------------------------------------------
+
+
+def test_a_source_string_plays_clips_with_their_labels():
+    source = open_source("street:val/2-4?frames=3&camera=fixed&noise=0&flicker=0", size=(32, 48))
+    assert (source.size, source.length, source.fps) == ((32, 48), 9, 17.0)
+    config = StreetConfig(size=(32, 48), frames=3, camera="fixed", noise=0, flicker=0)
+    expected = [frame for k in (2, 3, 4) for frame in Clip(config, "val", k)]
+    pairs = list(source.pairs())
+    assert len(pairs) == len(expected)
+    for pair, frame in zip(pairs, expected, strict=True):
+        np.testing.assert_array_equal(pair.frame, frame.image)
+        np.testing.assert_array_equal(pair.labels, frame.labels)
+    np.testing.assert_array_equal(next(iter(source.segment(4))), expected[4].image)
+    assert open_source("street:val/7").length == 20
+    assert open_source("street:val").length == 20 * SPLITS["val"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("street:", "is no street"),
+        ("street:val/x", "is no street"),
+        ("street:day", "no split 'day'; there are train, val, test"),
+        ("street:val/9-3", "has clips 0 to 499"),
+        ("street:val/500", "has clips 0 to 499"),
+        ("street:val?weather=rain", "no setting 'weather'; it has frames, camera"),
+        ("street:val?noise=loud", "noise is 'loud', and no float"),
+        ("street:val?frames=2.5", "frames is '2.5', and no int"),
+        ("street:val?camera=", "camera is ''; it can be"),
+    ],
+)
+def test_source_strings_that_cannot_be_are_told(spec, said):
+    with pytest.raises(ValueError, match=said):
+        open_source(spec)
+
+
+def test_every_clip_begins_with_a_reset_and_positions_go_on():
+    source = open_source("street:train/0-4?frames=2", size=(16, 32))
+    played = list(batches(source, 2))
+    assert batches(source, 2).length == len(played) == 6  # three clips and two
+    assert [b.reset.tolist() for b in played] == [[True] * 2, [False] * 2] * 3
+    assert [b.last.tolist() for b in played] == [[False] * 2, [True] * 2] * 3
+    assert [b.index[0, 1] for b in played] == [0, 1, 4, 5, 8, 9]
+    assert all((b.labels.shape, b.labels.dtype) == ((2, 16, 32), np.uint8) for b in played)
+    assert len({b.labels.tobytes() for b in played}) > 1
+    begun = batches(source, 2)
+    for _ in range(3):
+        next(begun)
+    position = json.loads(json.dumps(begun.position))
+    for one, two in zip(batches(source, 2, position=position), played[3:], strict=True):
+        np.testing.assert_array_equal(one.frames, two.frames)
+        np.testing.assert_array_equal(one.labels, two.labels)
+        np.testing.assert_array_equal(one.reset, two.reset)
+    within = list(batches(source.segment(3)))  # begins in the middle of a clip
+    assert [bool(b.reset[0]) for b in within] == [True, True, False, True, False, True, False]
+
+
+def test_a_source_without_labels_has_none_and_mixed_ones_are_filled(tmp_path):
+    for t in range(2):
+        Image.fromarray(np.full((16, 32, 3), t, np.uint8)).save(tmp_path / f"{t}.png")
+    assert next(batches(tmp_path)).labels is None
+    street = open_source("street:train/0?frames=2", size=(16, 32))
+    batch = next(batches([street, open_source(tmp_path)], 2))
+    assert batch.labels[0].max() < 19
+    assert (batch.labels[1] == IGNORE).all()
+
+
+def test_labels_are_resized_with_their_frames():
+    labels = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    np.testing.assert_array_equal(resize_labels(labels, (2, 2)), [[5, 7], [13, 15]])
+    np.testing.assert_array_equal(resize_labels(labels, (8, 8))[::2, ::2], labels)
+    source = Source("s", (2, 2), None, 1, lambda skip: iter(()), labelled=True, resize=(2, 2))
+    pair = source._fitted(Labelled(np.zeros((4, 4, 3), np.uint8), labels), 0)
+    assert (pair.frame.shape, pair.labels.shape) == ((2, 2, 3), (2, 2))
+
+
+def test_policies_are_compared_with_the_labels():
+    import jax
+    import jax.numpy as jnp
+
+    from bc_jax.config import BlockConfig, Config, DataConfig, EvaluateConfig
+    from bc_jax.evaluation import Evaluation
+    from bc_jax.models import Network
+    from bc_jax.results import table
+
+    def apply_fn(params, frames):
+        x = frames[:, ::4, ::4].astype(jnp.float32) / 255
+        return jnp.einsum("nhwc,cd->nhwd", x, params["kernel"])
+
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.normal(size=(3, 20)).astype(np.float32)}
+    network = Network("plain", apply_fn, params, class_names(20), np.zeros((20, 3), np.uint8), 4)
+    size = (60, 96)  # padded to 64 x 96
+    config = Config(
+        blocks=BlockConfig(size=(32, 32), capacities=1),
+        data=DataConfig(source="street:val/0-1?frames=3", size=size),
+        evaluate=EvaluateConfig(policies=("all", "random"), target=0.5, warm_up=0),
+    )
+    evaluation = Evaluation(config, network, size)
+    batch_list = list(batches(open_source(config.data.source, size=size)))
+    for batch in batch_list:
+        evaluation.frame(batch)
+    matrices = {"miou_labels": 0, "miou_labels_last": 0}
+    for batch in batch_list:
+        padded = np.pad(batch.frames, ((0, 0), (0, 4), (0, 0), (0, 0)), mode="edge")
+        logits = apply_fn(params, padded)
+        large = jax.image.resize(logits, (1, 64, 96, 20), "bilinear", antialias=False)
+        classes = np.asarray(large.argmax(-1))[:, :60]
+        if not batch.reset[0]:
+            found = confusion(classes, batch.labels, classes=20)
+            matrices["miou_labels"] += found
+            if batch.last[0]:
+                matrices["miou_labels_last"] += found
+    rows = {row["policy"]: row for row in evaluation.results()}
+    for column, matrix in matrices.items():
+        assert matrix.sum() == (4 if column == "miou_labels" else 2) * 60 * 96
+        expected = np.nanmean(class_iou(matrix)[:19])
+        assert rows["dense"][column] == pytest.approx(expected, rel=1e-3)
+        assert rows["all"][column] == pytest.approx(expected, rel=1e-3)
+        assert rows["random"][column] != pytest.approx(expected, rel=1e-3)
+    assert "mIoU last" in table(list(rows.values()))
+    unlabelled = [row | {"miou_labels": None, "miou_labels_last": None} for row in rows.values()]
+    assert "mIoU last" not in table(unlabelled)
