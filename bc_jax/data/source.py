@@ -44,8 +44,8 @@ class Source:
     size: tuple[int, int]  # (H, W) of the frames as they are yielded
     fps: float | None  # frames per second, where known
     length: int | None  # frames that iterating yields, where known
-    # decode(skip) yields the frames from frame `skip` on, in their own sizes; as `Labelled` where
-    # `labelled` is true
+    # decode(skip) yields the frames from frame `skip` on, in their own sizes; as `Labelled` those
+    # that have labels
     decode: Callable[[int], Iterator[np.ndarray | Labelled]] = dataclasses.field(repr=False)
     start: int = 0  # first frame, counted in the file
     frames: int | None = None  # at most so many frames; None: all
@@ -76,7 +76,7 @@ class Source:
         frames = self.decode(self.start)
         try:
             for frame in itertools.islice(frames, self.frames):
-                pair = frame if self.labelled else Labelled(frame)
+                pair = frame if isinstance(frame, Labelled) else Labelled(frame)
                 yield self._fitted(pair, index)
                 index += 1
         except TruncatedVideo as error:
