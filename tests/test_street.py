@@ -355,7 +355,7 @@ def test_labels_are_resized_with_their_frames():
     labels = np.arange(16, dtype=np.uint8).reshape(4, 4)
     np.testing.assert_array_equal(resize_labels(labels, (2, 2)), [[5, 7], [13, 15]])
     np.testing.assert_array_equal(resize_labels(labels, (8, 8))[::2, ::2], labels)
-    source = Source("s", (2, 2), None, 1, lambda skip: iter(()), labelled=True, resize=(2, 2))
+    source = Source("s", (2, 2), None, 1, lambda skip: iter(()), labelled="all", resize=(2, 2))
     pair = source._fitted(Labelled(np.zeros((4, 4, 3), np.uint8), labels), 0)
     assert (pair.frame.shape, pair.labels.shape) == ((2, 2, 3), (2, 2))
 

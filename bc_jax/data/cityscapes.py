@@ -180,7 +180,7 @@ def open_cityscapes(spec: str) -> Source:
         fps=17.0,
         length=len(found) * CLIP_FRAMES,
         decode=decode,
-        labelled=found[0].labels is not None,
+        labelled=None if found[0].labels is None else "last",
         clip_frames=CLIP_FRAMES,
     )
 

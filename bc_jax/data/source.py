@@ -51,7 +51,7 @@ class Source:
     frames: int | None = None  # at most so many frames; None: all
     resize: tuple[int, int] | None = None  # (H, W) that every frame is resized to
     on_error: OnError = "raise"
-    labelled: bool = False  # frames may come with labels
+    labelled: Literal["all", "last"] | None = None  # which frames of each clip have labels
     clip_frames: int | None = None  # another clip begins after each so many; None: it is one clip
     live: bool = False  # a camera: it has no past, so it cannot be started at a frame
 

@@ -1,6 +1,7 @@
 """Generated streets as a source of frames: 'street:val/0-99?camera=fixed&noise=0'."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from urllib.parse import parse_qsl
@@ -53,6 +54,10 @@ def parse(spec: str, size: tuple[int, int] | None) -> tuple[StreetConfig, str, i
     return StreetConfig(**values), split, start, stop - start + 1
 
 
+# To lay out a clip takes as long as to draw many frames of it.
+_clip = functools.lru_cache(maxsize=2)(Clip)
+
+
 def open_street(spec: str, size: tuple[int, int] | None = None) -> Source:
     """A source of clips that are rendered as they are read, all frames with labels; see `parse`."""
     config, split, first, clips = parse(spec, size)
@@ -62,12 +67,9 @@ def open_street(spec: str, size: tuple[int, int] | None = None) -> Source:
             raise ValueError(
                 f"{spec}: start {skip} is beyond its end: it has {clips * config.frames} frames"
             )
-        clip = None
         for at in range(skip, clips * config.frames):
             index, t = first + at // config.frames, at % config.frames
-            if clip is None or clip.index != index:
-                clip = Clip(config, split, index)
-            frame = clip.frame(t)
+            frame = _clip(config, split, index).frame(t)
             yield Labelled(frame.image, frame.labels)
 
     plain = StreetConfig()
@@ -82,6 +84,6 @@ def open_street(spec: str, size: tuple[int, int] | None = None) -> Source:
         fps=config.fps,
         length=clips * config.frames,
         decode=decode,
-        labelled=True,
+        labelled="all",
         clip_frames=config.frames,
     )
