@@ -58,8 +58,8 @@ class DeepLabV3Plus(nn.Module):
     Attributes:
       backbone: 'resnet50' or 'resnet101'; the basic ones, 'resnet18' and 'resnet34', work too.
       num_classes: number of classes.
-      output_stride: of the backbone's features, 16 or 8: 8 is finer, and costs thrice as much. The
-        parameters are the same.
+      output_stride: of the backbone's features, 16 or 8, which is finer and costs thrice as
+        much. The parameters are the same.
       base_width: channels of the backbone's stem.
       pyramid_width: channels of the pyramid and the decoder.
       low_level_width: channels that the decoder takes from the backbone's first stage.
@@ -90,7 +90,9 @@ class DeepLabV3Plus(nn.Module):
           ValueError: for an unknown backbone or output stride.
         """
         if self.output_stride not in DILATIONS:
-            raise ValueError(f"output stride {self.output_stride}: choose one of {tuple(DILATIONS)}")
+            raise ValueError(
+                f"output stride {self.output_stride}: choose one of {tuple(DILATIONS)}"
+            )
         dtype = self.dtype
         backbone = ResNet(
             self.backbone, self.base_width, dtype, self.output_stride, name="backbone"
