@@ -260,6 +260,6 @@ def test_networks_compute_what_pytorch_did(name):
 @every_network
 def test_networks_compute_what_pytorch_does(name):
     architecture = torch_networks.ARCHITECTURES[name]()
-    size = (128, 192)
+    size = (64, 320)
     expected = torch_logits(architecture, state_dict_of(architecture), frames_of(size))
     assert_same_logits(name, size, expected)

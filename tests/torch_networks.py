@@ -35,8 +35,9 @@ ARCHITECTURES = {
         ("rn101", "resnet101", 16),
     )
 }
-# Halved again and again, the sides are even (70, 18; 50) and odd (35, 9; 99, 25, 13).
-SIZE = (70, 99)
+# Halved again and again, the sides are even (70, 18; 84) and odd (35, 9; 333, 167, 21). The width
+# is more than the widest dilation, of 18 at stride 16 and 36 at stride 8.
+SIZE = (70, 333)
 REFERENCE = Path(__file__).parent / "data/networks_reference.npz"
 
 
