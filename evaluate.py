@@ -25,7 +25,7 @@ class Arguments:
 def main(argv=None) -> None:
     """Read the settings, evaluate, and say what cannot be in one line."""
     config, arguments = from_command_line(__doc__, argv, extra=Arguments)
-    command_line.use_compilation_cache()
+    command_line.prepare()
     with command_line.errors_told():
         evaluate(config, arguments.checkpoint)
 

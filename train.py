@@ -29,7 +29,7 @@ class Arguments:
 def main(argv=None) -> None:
     """Read the settings, train, and say what cannot be in one line."""
     config, arguments = from_command_line(__doc__, argv, extra=Arguments)
-    command_line.use_compilation_cache()
+    command_line.prepare()
     with command_line.errors_told():
         train(config, arguments)
 

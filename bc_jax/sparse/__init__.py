@@ -1,5 +1,6 @@
 """Block-sparse execution in time: the transformation `blockcopy` and its parts."""
 
+from bc_jax.sparse.allocator import keep_memory
 from bc_jax.sparse.blocks import Blocks, block_index, combine, executed_grid, split
 from bc_jax.sparse.explain import Report, Row
 from bc_jax.sparse.halo import Halo, exchange_halo
@@ -8,5 +9,6 @@ from bc_jax.sparse.transform import BlockCopy, FrameState, blockcopy
 
 __all__ = [
     "BlockCopy", "Blocks", "FrameState", "Halo", "Report", "Row", "block_index", "blockcopy",
-    "combine", "compiler_options", "exchange_halo", "executed_grid", "split",
+    "combine", "compiler_options", "exchange_halo", "executed_grid",
+    "keep_memory", "split",
 ]  # fmt: skip
