@@ -85,11 +85,15 @@ def test_papers_policy_has_the_releases_layers():
     x = jax.ShapeDtypeStruct((1, 256, 512, 26), jnp.float32)
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, False), x)
     jaxpr = jax.make_jaxpr(lambda v, x: network.apply(v, x, False))(variables, x).jaxpr
-    found = [
-        (e.invars[1].aval.shape, e.params["window_strides"][0])
-        for e in jaxpr.eqns
-        if e.primitive.name == "conv_general_dilated"
-    ]
+
+    def convolutions(jaxpr):
+        for e in jaxpr.eqns:
+            if e.primitive.name == "conv_general_dilated":
+                yield e.invars[1].aval.shape, e.params["window_strides"][0]
+            for inner in jax.tree.leaves(e.params, is_leaf=lambda p: hasattr(p, "eqns")):
+                yield from convolutions(inner) if hasattr(inner, "eqns") else ()
+
+    found = convolutions(jaxpr)
     assert sorted(found) == sorted(RELEASE.values())
 
 
