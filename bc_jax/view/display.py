@@ -56,7 +56,7 @@ class Window:
     def close(self) -> None:
         """Close the window."""
         if self._open:
-            self._open = False
+            self._open, self._photo = False, None  # tkinter's pictures go before its window
             self._root.destroy()
 
 
