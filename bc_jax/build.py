@@ -62,6 +62,11 @@ def evaluation_length(config: Config) -> int | None:
     return _batches(_evaluated(config), config.data.streams)
 
 
+def evaluation_fps(config: Config) -> float | None:
+    """Frames per second of the source of `evaluation_frames`; None where it is not known."""
+    return _evaluated(config).fps
+
+
 def _evaluated(config: Config) -> data.Source:
     frames = config.data.frames if config.evaluate.frames is None else config.evaluate.frames
     return _source(config, evaluation_start(config), frames)

@@ -45,6 +45,8 @@ class Measurement:
         policy_ms: deciding and bookkeeping.
         network_ms: the network.
         learning_ms: the policy's update; 0 in a frame without one.
+        probability_gap: mean probability of the blocks executed less that of the others; NaN where
+            a policy has none, or there are no others.
     """
 
     frame: int
@@ -56,6 +58,7 @@ class Measurement:
     policy_ms: float
     network_ms: float
     learning_ms: float
+    probability_gap: float = math.nan
 
 
 @dataclasses.dataclass
@@ -68,6 +71,8 @@ class Row:
         measurements: a frame each.
         confusion: of its classes with the dense network's, over the frames that count.
         classes: int [N, h, w], its last prediction on the frames without padding.
+        executions: int [Gh, Gw], how often each block was executed, over streams and frames that
+            count; and `chances`, how often it could have been.
     """
 
     name: str
@@ -75,6 +80,13 @@ class Row:
     measurements: list[Measurement] = dataclasses.field(default_factory=list)
     confusion: np.ndarray | int = 0
     classes: np.ndarray | None = None
+    executions: np.ndarray | int = 0
+    chances: int = 0
+
+    @property
+    def frequency(self) -> np.ndarray:
+        """How often each block was executed, in [0, 1]: [Gh, Gw]."""
+        return np.asarray(self.executions) / max(1, self.chances)
 
 
 class Dense:
@@ -198,7 +210,10 @@ class Evaluation:
                 policy_ms=1e3 * runner.times["policy"],
                 network_ms=1e3 * runner.times["network"],
                 learning_ms=1e3 * runner.times["learning"],
+                probability_gap=_probability_gap(runner, grid, kept),
             )
+            row.executions = row.executions + grid[kept].sum(axis=0)
+            row.chances += int(kept.sum())
             _add(row, measured, row.classes, correct, kept, self._names)
         self._frame += 1
 
@@ -218,7 +233,7 @@ class Evaluation:
         dense_ms = None
         figures = []
         for row in order:
-            figures.append(summary(row, self._cost(row), self.config.train.train_interval, streams))
+            figures.append(summary(row, self.cost(row), self.config.train.train_interval, streams))
             dense_ms = figures[0]["ms_per_frame"]
             took = figures[-1]["ms_per_frame"]
             figures[-1]["speedup"] = dense_ms / took if dense_ms and took else None
@@ -272,7 +287,7 @@ class Evaluation:
         logits = next(iter(self.rows.values())).runner.steps.logits(outputs)
         return crop(np.asarray(self._classes(logits)), self.size, self.network.stride)
 
-    def _cost(self, row: Row) -> Callable[[float], float]:
+    def cost(self, row: Row) -> Callable[[float], float]:
         """Multiply-accumulates, all streams, as a function of the blocks executed."""
         if row.runner is None:
             return lambda blocks: float(self.report.macs)
@@ -318,6 +333,7 @@ def summary(row: Row, macs: Callable[[float], float], interval: int, streams: in
         "disagreement": disagreement,
         "miou": miou(row.confusion),
         "gap_closed": None,
+        "probability_gap": _mean([m.probability_gap for m in counted]),
     }
 
 
@@ -343,6 +359,19 @@ def _add(row: Row, measured: Measurement, classes, correct, kept, number: int) -
 
 def _median(values: list[float]) -> float | None:
     return statistics.median(values) if values else None
+
+
+def _mean(values: list[float]) -> float | None:
+    known = [value for value in values if math.isfinite(value)]
+    return statistics.fmean(known) if known else None
+
+
+def _probability_gap(runner: Runner, grid: np.ndarray, kept: np.ndarray) -> float:
+    grid = grid[kept]
+    if not runner.steps.learns or grid.all() or not grid.any():
+        return math.nan
+    probability = 1 / (1 + np.exp(-np.asarray(runner.decision.scores)[kept]))
+    return float(probability[grid].mean() - probability[~grid].mean())
 
 
 def _plain(function: Callable) -> Callable:
