@@ -14,7 +14,7 @@ import numpy as np
 from bc_jax import blockcopy, build, command_line
 from bc_jax.config import Config, from_command_line
 from bc_jax.data import pad_to_blocks
-from bc_jax.evaluation import Dense
+from bc_jax.dense import Dense
 from bc_jax.logs import Progress
 
 

@@ -43,7 +43,7 @@ def training_frames(config: Config, position: dict | None = None) -> data.Batche
 
 def training_length(config: Config) -> int | None:
     """How many batches `training_frames` gives in all; None where it cannot be known."""
-    length = _batches(_source(config, config.data.start, config.data.frames), config.data.streams)
+    length = training_frames(config).length
     return length and length * config.data.passes
 
 
@@ -59,7 +59,7 @@ def evaluation_start(config: Config) -> int:
 
 def evaluation_length(config: Config) -> int | None:
     """How many batches `evaluation_frames` gives; None where it cannot be known."""
-    return _batches(_evaluated(config), config.data.streams)
+    return evaluation_frames(config).length
 
 
 def evaluation_fps(config: Config) -> float | None:
@@ -75,13 +75,6 @@ def _evaluated(config: Config) -> data.Source:
 def _source(config: Config, start: int, frames: int | None) -> data.Source:
     size = config.data.size
     return data.open_source(config.data.source, size=size, start=start, frames=frames)
-
-
-def _batches(source: data.Source, streams: int) -> int | None:
-    if source.length is None:
-        return None
-    # The last stream plays what is left over.
-    return source.length - source.length // streams * (streams - 1)
 
 
 def runner(

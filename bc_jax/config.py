@@ -82,7 +82,8 @@ class BlockConfig:
 class DataConfig:
     """Which frames are gone through."""
 
-    # A video file, a folder of images, a camera ("camera:0"), or the shipped clip "pedestrians".
+    # A video file, a folder of images, a camera ("camera:0"), the shipped clip "pedestrians",
+    # generated clips ("street:val/0-99?camera=fixed") or Cityscapes' ("cityscapes:ROOT/val").
     source: str = "pedestrians"
     # Height and width that frames are resized to; None keeps the source's.
     size: tuple[int, int] | None = None

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import math
 import statistics
-import time
 from collections.abc import Callable
 
 import jax
@@ -19,11 +18,14 @@ import numpy as np
 from bc_jax import build
 from bc_jax.config import Config
 from bc_jax.data import Batch, crop, pad_to_blocks, padded_size
+from bc_jax.data.labels import CLASSES, IGNORE
+from bc_jax.dense import Dense
 from bc_jax.metrics import confusion, miou
 from bc_jax.models import Network
+from bc_jax.models.layers import resize_bilinear
 from bc_jax.policy import PolicyConfig
 from bc_jax.runner import Runner
-from bc_jax.sparse import Report, blockcopy, compiler_options
+from bc_jax.sparse import Report, blockcopy
 from bc_jax.training import load_policy, shapes
 
 LEARNING = ("learned", "paper")
@@ -70,6 +72,8 @@ class Row:
         runner: None for the dense network.
         measurements: a frame each.
         confusion: of its classes with the dense network's, over the frames that count.
+        labels: confusion with the true labels, where there are any, over the same frames.
+        labels_last: the same over the last frames of clips.
         classes: int [N, h, w], its last prediction on the frames without padding.
         executions: int [Gh, Gw], how often each block was executed, over streams and frames that
             count; and `chances`, how often it could have been.
@@ -79,6 +83,8 @@ class Row:
     runner: Runner | None
     measurements: list[Measurement] = dataclasses.field(default_factory=list)
     confusion: np.ndarray | int = 0
+    labels: np.ndarray | int = 0
+    labels_last: np.ndarray | int = 0
     classes: np.ndarray | None = None
     executions: np.ndarray | int = 0
     chances: int = 0
@@ -87,47 +93,6 @@ class Row:
     def frequency(self) -> np.ndarray:
         """How often each block was executed, in [0, 1]: [Gh, Gw]."""
         return np.asarray(self.executions) / max(1, self.chances)
-
-
-class Dense:
-    """The fastest of the dense versions that there are, measured: times are compared with it.
-
-    Args:
-        network: what is run.
-        frames: [N, H, W, 3] to measure with.
-        on_compile: told what is about to be compiled.
-    """
-
-    def __init__(self, network: Network, frames: np.ndarray, on_compile: Callable[[str], None]):
-        self._params = network.params
-        options = compiler_options()
-        whole = blockcopy(network.apply_fn, frames.shape[1:3])
-        versions = {
-            "jit": _plain(jax.jit(network.apply_fn)),
-            "blockcopy with one block": _one_block(whole, network.params, frames),
-        }
-        if options:
-            fast = jax.jit(lambda p, f: network.apply_fn(p, f), compiler_options=options)
-            versions["jit with bc_jax.sparse.compiler_options"] = _plain(fast)
-        self.milliseconds: dict[str, float] = {}  # of each version
-        laps: dict[str, list[float]] = {name: [] for name in versions}
-        for name, run in versions.items():
-            on_compile(f"dense network ({name})")
-            jax.block_until_ready(run(self._params, jnp.asarray(frames)))
-        for _ in range(3):
-            for name, run in versions.items():
-                self._run = run
-                laps[name].append(self(frames)[1])
-        self.milliseconds = {name: min(took) for name, took in laps.items()}
-        self.version = min(self.milliseconds, key=self.milliseconds.get)
-        self._run = versions[self.version]
-
-    def __call__(self, frames) -> tuple[jax.Array, float]:
-        """The outputs for [N, H, W, 3], valid until the next call, and the milliseconds it took."""
-        frames = jnp.asarray(frames)
-        clock = time.perf_counter()
-        outputs = jax.block_until_ready(self._run(self._params, frames))
-        return outputs, 1e3 * (time.perf_counter() - clock)
 
 
 class Evaluation:
@@ -159,6 +124,11 @@ class Evaluation:
         self._on_compile = on_compile
         self._sparse = blockcopy(network.apply_fn, config.blocks.size)
         self._classes = jax.jit(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.uint8))
+        # The labels are the frames' size, and so, for them, are the logits.
+        large = padded_size(size, config.blocks.size)
+        self._classes_of_pixels = jax.jit(
+            lambda logits: self._classes(resize_bilinear(logits.astype(jnp.float32), large))
+        )
         self._frame = 0
         self.dense: Dense | None = None
         self.dense_row = Row(DENSE, None)
@@ -186,6 +156,7 @@ class Evaluation:
         times = (0.0, took, 0.0)
         whole = (self._frame, bool(kept.any()), timed, total, 1.0, 0.0)
         _add(self.dense_row, Measurement(*whole, *times), correct, correct, kept, self._names)
+        self._compare(self.dense_row, outputs, batch)
         count = None
         for name, row in self.rows.items():
             runner = row.runner
@@ -215,6 +186,7 @@ class Evaluation:
             row.executions = row.executions + grid[kept].sum(axis=0)
             row.chances += int(kept.sum())
             _add(row, measured, row.classes, correct, kept, self._names)
+            self._compare(row, given, batch)
         self._frame += 1
 
     def results(self) -> list[dict]:
@@ -287,6 +259,20 @@ class Evaluation:
         logits = next(iter(self.rows.values())).runner.steps.logits(outputs)
         return crop(np.asarray(self._classes(logits)), self.size, self.network.stride)
 
+    def _compare(self, row: Row, outputs, batch: Batch) -> None:
+        """Add to a row how its classes stand to the labels, where the frame counts and has any."""
+        if batch.labels is None:
+            return
+        counts = ~batch.reset & (batch.labels != IGNORE).any((1, 2))
+        if not counts.any():
+            return
+        logits = next(iter(self.rows.values())).runner.steps.logits(outputs)
+        classes = crop(np.asarray(self._classes_of_pixels(logits)), self.size)
+        for kept, name in ((counts, "labels"), (counts & batch.last, "labels_last")):
+            if kept.any():
+                found = confusion(classes[kept], batch.labels[kept], classes=self._names)
+                setattr(row, name, getattr(row, name) + found)
+
     def cost(self, row: Row) -> Callable[[float], float]:
         """Multiply-accumulates, all streams, as a function of the blocks executed."""
         if row.runner is None:
@@ -332,6 +318,8 @@ def summary(row: Row, macs: Callable[[float], float], interval: int, streams: in
         "agreement": 1 - disagreement,
         "disagreement": disagreement,
         "miou": miou(row.confusion),
+        "miou_labels": _label_miou(row.labels),
+        "miou_labels_last": _label_miou(row.labels_last),
         "gap_closed": None,
         "probability_gap": _mean([m.probability_gap for m in counted]),
     }
@@ -357,6 +345,10 @@ def _add(row: Row, measured: Measurement, classes, correct, kept, number: int) -
         row.confusion = row.confusion + confusion(classes[kept], correct[kept], classes=number)
 
 
+def _label_miou(matrix: np.ndarray | int) -> float | None:
+    return miou(matrix, classes=len(CLASSES)) if np.any(matrix) else None
+
+
 def _median(values: list[float]) -> float | None:
     return statistics.median(values) if values else None
 
@@ -372,20 +364,3 @@ def _probability_gap(runner: Runner, grid: np.ndarray, kept: np.ndarray) -> floa
         return math.nan
     probability = 1 / (1 + np.exp(-np.asarray(runner.decision.scores)[kept]))
     return float(probability[grid].mean() - probability[~grid].mean())
-
-
-def _plain(function: Callable) -> Callable:
-    return lambda params, frames: function(params, frames)
-
-
-def _one_block(sparse, params, frames) -> Callable:
-    """The transformed network on one block as large as the frame, as a function of frames."""
-    run = sparse.jit()
-    kept = {"state": sparse.init(params, frames)}
-    grid = jnp.ones((frames.shape[0], 1, 1), bool)
-
-    def call(params, frames):
-        outputs, kept["state"] = run(params, kept["state"], frames, grid, capacity=len(frames))
-        return outputs
-
-    return call

@@ -58,9 +58,15 @@ def class_iou(matrix: ArrayLike) -> np.ndarray:
     return np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0)
 
 
-def miou(matrix: ArrayLike) -> float:
-    """Mean of `class_iou` over the classes that are in the target or predicted; NaN without any."""
-    ious = class_iou(matrix)
+def miou(matrix: ArrayLike, *, classes: int | None = None) -> float:
+    """Mean of `class_iou` over the classes that are in the target or predicted; NaN without any.
+
+    Args:
+      matrix: [classes, classes] from `confusion`.
+      classes: only the first so many enter the mean, all others are but wrong predictions (such
+        as the background, which Cityscapes' labels have not); None: all enter.
+    """
+    ious = class_iou(matrix)[:classes]
     there = ious[~np.isnan(ious)]
     return float(there.mean()) if there.size else float("nan")
 

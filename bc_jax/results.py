@@ -35,16 +35,23 @@ _COLUMNS = (
     ("agreement", "agreement", "{:.4f}", 1),
     ("disagreement", "disagreement", "{:.4f}", 1),
     ("mIoU to dense", "miou", "{:.3f}", 1),
+    ("mIoU", "miou_labels", "{:.3f}", 1),
+    ("mIoU last", "miou_labels_last", "{:.3f}", 1),
     ("gap closed", "gap_closed", "{:.2f}", 1),
 )
 
 
 def table(rows: list[dict]) -> str:
-    """The rows of `Evaluation.results` as a table in Markdown that is aligned as text too."""
-    lines = [[title for title, *_ in _COLUMNS]]
+    """The rows of `Evaluation.results` as a table in Markdown that is aligned as text too.
+
+    The columns that compare with labels are left out where there are none.
+    """
+    labelled = any(row["miou_labels"] is not None for row in rows)
+    columns = [c for c in _COLUMNS if labelled or not c[1].startswith("miou_labels")]
+    lines = [[title for title, *_ in columns]]
     for row in rows:
-        lines.append([_cell(row[field], form, unit) for _, field, form, unit in _COLUMNS])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
+        lines.append([_cell(row[field], form, unit) for _, field, form, unit in columns])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     lines.insert(1, ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])])
     return "\n".join(
         "| "
@@ -68,6 +75,11 @@ def notes(evaluation: Evaluation) -> str:
         "Agreement: pixels of the dense network's class. Gap closed: (random - policy) / "
         "(random - oracle) in disagreement. The first frame, all executed, counts nowhere.",
     ]
+    if np.any(evaluation.dense_row.labels):
+        lines.append(
+            "mIoU: with the true labels, at the frames' resolution, over all labelled frames but "
+            "clips' first ones; 'last': over clips' last frames."
+        )
     if "learned" in evaluation.rows and matched:
         lines.append(f"{', '.join(matched)}: in each frame as many blocks as 'learned' executed.")
     lines += [f"Warning: {each}" for each in warnings(evaluation, evaluation.results())]

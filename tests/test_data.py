@@ -438,7 +438,7 @@ def played(iterator):
     """(frame numbers, resets, index) of each batch."""
     return [
         ([number(f) for f in frames], reset.tolist(), index.tolist())
-        for frames, reset, index in iterator
+        for frames, reset, index, *_ in iterator
     ]
 
 
@@ -461,7 +461,7 @@ def test_streams_play_side_by_side_until_all_is_seen(folders):
 
 
 def test_batches_have_their_dtypes(folders):
-    frames, reset, index = next(batches(folders, 2))
+    frames, reset, index, *_ = next(batches(folders, 2))
     assert (frames.shape, frames.dtype) == ((2, 24, 32, 3), np.uint8)
     assert (reset.shape, reset.dtype) == ((2,), bool)
     assert (index.shape, index.dtype) == ((2, 2), np.int32)

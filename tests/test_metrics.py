@@ -49,6 +49,8 @@ def test_confusion_has_the_target_in_rows_and_adds_up():
     np.testing.assert_array_equal(matrix, [[1, 1, 0], [0, 1, 0], [0, 0, 0]])
     # Class 2 is in neither and does not count: IoU 1/2 and 1/2.
     assert miou(matrix) == 0.5
+    # A class beyond those that count is but a wrong prediction: 3 of 4, without 4 of 5.
+    assert miou([[3, 1], [0, 4]], classes=1) == 3 / 4
     assert np.isnan(class_iou(matrix)[2])
     halves = [confusion(p, t, classes=3) for p, t in zip(prediction, target, strict=True)]
     np.testing.assert_array_equal(sum(halves), matrix)

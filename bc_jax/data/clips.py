@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bc_jax.data.labels import IGNORE
 from bc_jax.data.opening import open_source
-from bc_jax.data.source import Source, shown
+from bc_jax.data.source import Labelled, Source, shown
 
 
 class Batch(NamedTuple):
@@ -16,6 +17,9 @@ class Batch(NamedTuple):
     frames: np.ndarray  # uint8 [N, H, W, 3], RGB
     reset: np.ndarray  # bool [N], true at the first frame of a clip
     index: np.ndarray  # int32 [N, 2]: which source, and which of its frames
+    # uint8 [N, H, W]: classes, 255 where they are not known; None: no source has labels.
+    labels: np.ndarray | None = None
+    last: np.ndarray | None = None  # bool [N], true at a clip's last frame, where that is known
 
 
 class Clip(NamedTuple):
@@ -27,15 +31,16 @@ class Clip(NamedTuple):
 
 
 def cut(sources: Sequence[Source], streams: int, clip_frames: int | None = None) -> list[Clip]:
-    """Cut sources into clips: one each, or consecutive ones of `clip_frames` frames.
+    """Cut sources into clips: their own, or consecutive ones of `clip_frames` frames.
 
-    A single source that would be a single clip is cut into as many equal segments as there are
+    A single source that is a single clip is cut into as many equal segments as there are
     streams; what is left over goes to the last one.
 
     Args:
       sources: with known lengths where they have to be cut.
       streams: N.
-      clip_frames: frames of a clip (the last of a source may be shorter); None: whole sources.
+      clip_frames: frames of a clip (the last of a source may be shorter); None: the
+        sources' own clips.
 
     Returns:
       The clips, in the order of the sources.
@@ -49,8 +54,9 @@ def cut(sources: Sequence[Source], streams: int, clip_frames: int | None = None)
         raise ValueError(f"clip_frames is {clip_frames}; it is None or 1 and more")
     clips = []
     for k, source in enumerate(sources):
-        segments = streams if len(sources) == 1 and clip_frames is None else 1
-        if clip_frames is None and segments == 1:
+        own = source.clip_frames if clip_frames is None else clip_frames
+        segments = streams if len(sources) == 1 and own is None else 1
+        if own is None and segments == 1:
             clips.append(Clip(k, 0, None))
             continue
         if source.length is None:
@@ -58,8 +64,10 @@ def cut(sources: Sequence[Source], streams: int, clip_frames: int | None = None)
                 f"{source.name} does not tell its length, so it cannot be cut into clips; "
                 "give frames=, or one source for each stream"
             )
-        step = clip_frames or max(1, source.length // segments)
-        starts = list(range(0, source.length, step))[: None if clip_frames else segments]
+        step = own or max(1, source.length // segments)
+        # A source that begins within one of its clips has less of that one.
+        begun = source.start % step if clip_frames is None and own else 0
+        starts = [0, *range(step - begun, source.length, step)][: None if own else segments]
         ends = [*starts[1:], source.length]
         clips += [Clip(k, a, b - a) for a, b in zip(starts, ends, strict=True)]
     if len(clips) < streams:
@@ -136,6 +144,17 @@ class Batches(Iterator[Batch]):
             self._restore(position)
 
     @property
+    def length(self) -> int | None:
+        """How many batches a pass has; None where it cannot be known."""
+        played = [
+            self._sources[clip.source].length if clip.frames is None else clip.frames
+            for clip in self._clips
+        ]
+        if None in played:
+            return None
+        return max(sum(played[n :: self.streams]) for n in range(self.streams))
+
+    @property
     def position(self) -> dict:
         """Where iteration stands, after the batch last returned; holds only what JSON holds."""
         return {
@@ -154,8 +173,20 @@ class Batches(Iterator[Batch]):
             self._pass, self._players = self._pass + 1, self._fresh_players()
             return next(self)
         self._step += 1
-        frames, reset, index = zip(*steps, strict=True)
-        return Batch(np.stack(frames), np.array(reset), np.array(index, np.int32))
+        pairs, reset, index, last = zip(*steps, strict=True)
+        labels = None
+        if any(source.labelled for source in self._sources):
+            labels = np.full((self.streams, *self.size), IGNORE, np.uint8)
+            for n, pair in enumerate(pairs):
+                if pair.labels is not None:
+                    labels[n] = pair.labels
+        return Batch(
+            np.stack([pair.frame for pair in pairs]),
+            np.array(reset),
+            np.array(index, np.int32),
+            labels,
+            np.array(last),
+        )
 
     def close(self):
         """Close the files that are open; iterating on opens them again where it stands."""
@@ -184,18 +215,18 @@ class _Player:
         self._sources, self._clips = sources, clips
         self.clip, self.frame = 0, 0  # the frame to read next
         self.done = False  # has played all clips once
-        self._frames: Iterator[np.ndarray] | None = None
+        self._frames: Iterator[Labelled] | None = None
         self._reset = True
 
-    def next(self) -> tuple[np.ndarray, bool, tuple[int, int]]:
-        """The next frame, whether it begins a clip, and its (source, frame)."""
+    def next(self) -> tuple[Labelled, bool, tuple[int, int], bool]:
+        """The next frame, whether it begins a clip, its (source, frame), whether it ends one."""
         empty = 0
         while True:
             clip = self._clips[self.clip]
             if self._frames is None:
                 self._open(clip)
-            frame = next(self._frames, None)
-            if frame is not None:
+            pair = next(self._frames, None)
+            if pair is not None:
                 break
             if self.frame == 0:
                 empty += 1
@@ -205,7 +236,8 @@ class _Player:
         reset, self._reset = self._reset, False
         index = (clip.source, clip.start + self.frame)
         self.frame += 1
-        return frame, reset, index
+        ends = clip.frames if clip.frames is not None else self._sources[clip.source].length
+        return pair, reset, index, self.frame == ends
 
     def _open(self, clip: Clip):
         source = self._sources[clip.source]
@@ -213,7 +245,7 @@ class _Player:
             self.frame = 0
         self._reset = self.frame == 0
         left = None if clip.frames is None else clip.frames - self.frame
-        self._frames = iter(source.segment(clip.start + self.frame, left))
+        self._frames = source.segment(clip.start + self.frame, left).pairs()
 
     def _advance(self):
         self.close()

@@ -25,13 +25,16 @@ def open_source(
     frames: int | None = None,
     on_error: OnError = "raise",
 ) -> Source:
-    """Open a video file, a folder of images, a camera or a shipped clip.
+    """Open a video file, a folder of images, a camera, a shipped clip or a data set.
 
     Args:
       spec: a path of a video file or of a folder of PNG or JPEG images (read in natural order),
         'camera:0' for the first camera (Video4Linux), or the name of a shipped clip such as
-        'pedestrians' ('./pedestrians' is a path).
+        'pedestrians' ('./pedestrians' is a path). 'street:val/0-99?camera=fixed' generates
+        clips 0 to 99 of a split, with any fields of `StreetConfig`; 'cityscapes:ROOT/val' reads
+        the clips of a split from Cityscapes' own folders.
       size: (height, width) to resize every frame to; None leaves them and insists on one size.
+        A street is rendered at that size.
       start: the first frame to yield, counted from 0. Those before it are decoded and dropped,
         since seeking is not exact to the frame in every format.
       frames: at most so many frames; None for all.
@@ -50,6 +53,14 @@ def open_source(
         source = open_camera(int(camera[1]))
     elif str(spec).startswith("camera:"):
         raise ValueError(f"{str(spec)!r}: a camera is given by its number, such as 'camera:0'")
+    elif str(spec).startswith("street:"):
+        from bc_jax.data.street.source import open_street
+
+        source = open_street(str(spec), size)
+    elif str(spec).startswith("cityscapes:"):
+        from bc_jax.data.cityscapes import open_cityscapes
+
+        source = open_cityscapes(str(spec))
     else:
         source = _open_path(spec)
     source = dataclasses.replace(source, on_error=on_error, resize=size, size=size or source.size)
@@ -64,6 +75,7 @@ def _open_path(spec: str | PathLike) -> Source:
     if not path.exists():
         raise FileNotFoundError(
             f"there is no file or folder {path}; give a video file, a folder of images, "
-            f"'camera:0', or a clip that comes with the package: {', '.join(clips)}"
+            f"'camera:0', 'street:val', 'cityscapes:ROOT/val', or a clip that comes with the "
+            f"package: {', '.join(clips)}"
         )
     return open_video(path)

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,9 +24,16 @@ class TruncatedVideo(ValueError):
         self.frames_read = frames_read
 
 
+class Labelled(NamedTuple):
+    """A frame, and what is known of it."""
+
+    frame: np.ndarray  # uint8 [H, W, 3], RGB
+    labels: np.ndarray | None = None  # uint8 [H, W], classes, 255 where a pixel does not count
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Frames of one video; iterating starts anew each time and yields uint8 RGB [H, W, 3].
+    """Frames of one video or of many clips; iterating starts anew and yields uint8 RGB [H, W, 3].
 
     Iterating raises `TruncatedVideo` after the last frame that can be read (it only warns where
     `on_error` is 'stop'), and `ValueError` at a frame whose size is not the first one's where no
@@ -37,12 +44,15 @@ class Source:
     size: tuple[int, int]  # (H, W) of the frames as they are yielded
     fps: float | None  # frames per second, where known
     length: int | None  # frames that iterating yields, where known
-    # decode(skip) yields the frames from frame `skip` on, in their own sizes
-    decode: Callable[[int], Iterator[np.ndarray]] = dataclasses.field(repr=False)
+    # decode(skip) yields the frames from frame `skip` on, in their own sizes; as `Labelled` those
+    # that have labels
+    decode: Callable[[int], Iterator[np.ndarray | Labelled]] = dataclasses.field(repr=False)
     start: int = 0  # first frame, counted in the file
     frames: int | None = None  # at most so many frames; None: all
     resize: tuple[int, int] | None = None  # (H, W) that every frame is resized to
     on_error: OnError = "raise"
+    labelled: bool = False  # frames may come with labels
+    clip_frames: int | None = None  # another clip begins after each so many; None: it is one clip
     live: bool = False  # a camera: it has no past, so it cannot be started at a frame
 
     def __post_init__(self):
@@ -58,11 +68,16 @@ class Source:
             raise ValueError(f"size is {self.resize}; it is (height, width) in pixels")
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        return (pair.frame for pair in self.pairs())
+
+    def pairs(self) -> Iterator[Labelled]:
+        """Iterate over frames with their labels, None where a frame has none."""
         index = self.start
         frames = self.decode(self.start)
         try:
             for frame in itertools.islice(frames, self.frames):
-                yield self._fitted(frame, index)
+                pair = frame if isinstance(frame, Labelled) else Labelled(frame)
+                yield self._fitted(pair, index)
                 index += 1
         except TruncatedVideo as error:
             if self.on_error == "raise":
@@ -91,16 +106,17 @@ class Source:
             length = min(length, frames)
         return dataclasses.replace(self, start=self.start + start, frames=frames, length=length)
 
-    def _fitted(self, frame: np.ndarray, index: int) -> np.ndarray:
-        size = frame.shape[:2]
+    def _fitted(self, pair: Labelled, index: int) -> Labelled:
+        size = pair.frame.shape[:2]
         if size == self.size:
-            return frame
+            return pair
         if self.resize is None:
             raise ValueError(
                 f"{self.name}: frame {index} is {shown(size)} (width x height), the first one "
                 f"{shown(self.size)}; resize all frames to one size with size={self.size}"
             )
-        return resize(frame, self.resize)
+        labels = None if pair.labels is None else resize_labels(pair.labels, self.resize)
+        return Labelled(resize(pair.frame, self.resize), labels)
 
 
 def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -118,6 +134,15 @@ def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     image = Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image)
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize uint8 [H, W] to `size`, (height, width), each pixel the nearest one's class."""
+    rows, columns = (
+        (np.arange(to) * 2 + 1) * side // (2 * to)
+        for side, to in zip(labels.shape, size, strict=True)
+    )
+    return labels[rows[:, None], columns]
 
 
 def shown(size: tuple[int, int]) -> str:
