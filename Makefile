@@ -1,5 +1,6 @@
 # make quickstart: learn on a real clip, compare the policies, write runs/quickstart.
 # make test: every test that needs no GPU.
+# make docs: the documentation as a site, site/index.html.
 # PYTHON=... picks another interpreter; pip's own PIP_* settings are inherited.
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
@@ -7,7 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 BIN := .venv/bin
 OUT ?= benchmarks/results
 
-.PHONY: quickstart test lint gpu-check bench venv clean
+.PHONY: quickstart test lint docs wheel gpu-check bench venv clean
 
 quickstart: venv
 	$(BIN)/python train.py --config configs/quickstart.py
@@ -19,6 +20,15 @@ test: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The pages of docs/ as a site in site/, their figures drawn anew.
+docs: venv
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/python docs/figures.py
+	$(BIN)/python -m mkdocs build --strict
+
+wheel:
+	$(PYTHON) -m pip wheel . --no-deps --wheel-dir dist
 
 # Runs in the environment at hand, with its JAX: installs nothing, and needs of the packages for
 # tests pytest alone. The benchmark runs even where a test fails.
@@ -38,5 +48,5 @@ venv: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info runs
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

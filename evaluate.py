@@ -1,73 +1,9 @@
-"""Compare policies with the dense network, on the same frames and on this machine's clock.
+"""Compare policies with the dense network: `python evaluate.py --config configs/NAME.py`.
 
-Every policy sees every frame; those that learn go on learning. The folder of the run (runs/NAME)
-gets results.json, results.md, frames.csv, executed.png, tradeoff.png, frame.png and video.mp4.
-Compiled programs are kept in ~/.cache/bc_jax ($BC_JAX_CACHE names another folder, 'off' none).
+What it does, step by step, stands in `bc_jax/evaluate.py`; `bc-jax evaluate` is the same.
 """
 
-import dataclasses
-
-from bc_jax import build, command_line, results
-from bc_jax.config import Config, from_command_line
-from bc_jax.data import TruncatedVideo
-from bc_jax.evaluation import Evaluation
-from bc_jax.logs import Progress
-
-
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """The arguments of evaluate.py itself."""
-
-    # Folder of checkpoints that the row "learned" begins from; None begins from a cold start.
-    checkpoint: str | None = None
-
-
-def main(argv=None) -> None:
-    """Read the settings, evaluate, and say what cannot be in one line."""
-    config, arguments = from_command_line(__doc__, argv, extra=Arguments)
-    command_line.use_compilation_cache()
-    with command_line.errors_told():
-        evaluate(config, arguments.checkpoint)
-
-
-def evaluate(config: Config, checkpoint: str | None) -> None:
-    """Go through the frames once, and write what was found."""
-    step, damage = 0, None
-    network = build.network(config)
-    frames = build.evaluation_frames(config)
-    progress = Progress(build.evaluation_length(config))
-    evaluation = Evaluation(
-        config,
-        network,
-        frames.size,
-        checkpoint=checkpoint,
-        on_compile=lambda what: progress.update(step, note=f"compiling {what}, once"),
-    )
-    film = results.Film(config, evaluation)
-
-    with progress, command_line.stopping() as asked_to_stop:
-        try:
-            for batch in frames:
-                evaluation.frame(batch)
-                film.frame(batch)
-                step += 1
-                progress.update(step, evaluation.glance())
-                if asked_to_stop():
-                    break
-        except TruncatedVideo as error:  # what was measured before stands
-            if not step:
-                raise
-            damage = error
-    film.close()
-
-    rows = evaluation.results()
-    results.write(evaluation, rows, config.directory, checkpoint)
-    print(results.table(rows))
-    print(results.notes(evaluation))
-    print(f"written to {config.directory}")
-    if damage:
-        raise damage
-
+from bc_jax.evaluate import main
 
 if __name__ == "__main__":
     main()

@@ -49,9 +49,7 @@ def training_length(config: Config) -> int | None:
 
 def evaluation_frames(config: Config) -> data.Batches:
     """The frames of `config.data`, from `config.evaluate.start` on, as many as it says."""
-    frames = config.data.frames if config.evaluate.frames is None else config.evaluate.frames
-    source = _source(config, evaluation_start(config), frames)
-    return data.batches(source, config.data.streams)
+    return data.batches(_evaluated(config), config.data.streams)
 
 
 def evaluation_start(config: Config) -> int:
@@ -62,6 +60,16 @@ def evaluation_start(config: Config) -> int:
 def evaluation_length(config: Config) -> int | None:
     """How many batches `evaluation_frames` gives; None where it cannot be known."""
     return evaluation_frames(config).length
+
+
+def evaluation_fps(config: Config) -> float | None:
+    """Frames per second of the source of `evaluation_frames`; None where it is not known."""
+    return _evaluated(config).fps
+
+
+def _evaluated(config: Config) -> data.Source:
+    frames = config.data.frames if config.evaluate.frames is None else config.evaluate.frames
+    return _source(config, evaluation_start(config), frames)
 
 
 def _source(config: Config, start: int, frames: int | None) -> data.Source:

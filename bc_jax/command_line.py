@@ -1,4 +1,4 @@
-"""What the command-line tools share: compiled programs on disk, stopping, errors in one line."""
+"""What the command-line tools share: fast programs, kept on disk; stopping; errors in one line."""
 
 import contextlib
 import os
@@ -10,6 +10,13 @@ from pathlib import Path
 import jax
 
 from bc_jax.checkpoint import CheckpointError
+from bc_jax.sparse import keep_memory
+
+
+def prepare() -> None:
+    """Set this process up for speed: its memory kept, its compiled programs on disk."""
+    keep_memory()
+    use_compilation_cache()
 
 
 def use_compilation_cache() -> Path | None:

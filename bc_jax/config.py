@@ -248,6 +248,7 @@ def from_command_line(
     argv: Sequence[str] | None = None,
     *,
     extra: type[T] | None = None,
+    default: Config | None = None,
 ) -> tuple[Config, T | None]:
     """Reads `--config FILE`, overrides of any field, and a script's own arguments.
 
@@ -258,6 +259,7 @@ def from_command_line(
       description: what `--help` says first, a script's `__doc__`.
       argv: the arguments; None is `sys.argv[1:]`.
       extra: a dataclass of the script's own arguments, such as `checkpoint`; it has defaults only.
+      default: the settings without `--config`; None insists on it.
 
     Returns:
       The config, and an instance of `extra` (None where there is none).
@@ -273,11 +275,11 @@ def from_command_line(
     chooser.add_argument("--config")
     path = chooser.parse_known_args(argv)[0].config
     wants_help = "-h" in argv or "--help" in argv
-    if path is None and not wants_help:
+    if path is None and default is None and not wants_help:
         there = ", ".join(sorted(str(p) for p in Path("configs").glob("[!_]*.py")))
         _exit(script, f"which settings? --config FILE{there and f'; there are {there}'}")
     try:
-        config = Config() if path is None else load(path)
+        config = (default or Config()) if path is None else load(path)
     except ValueError as error:
         _exit(script, str(error) if isinstance(error, ConfigError) else f"{path}: {error}")
 

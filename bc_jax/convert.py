@@ -1,5 +1,11 @@
 """PyTorch checkpoints to Flax variables: `python -m bc_jax.convert --help`.
 
+    python -m bc_jax.convert --model deeplabv3plus_rn101 --checkpoint FILE.pth --output FOLDER
+    python -m bc_jax.convert --model swiftnet_rn18 --backbone resnet18.pth --output FOLDER
+
+The first takes a whole network; the second torchvision's ResNet for ImageNet, as a start for
+training: the rest of the network is drawn at random.
+
 Every Flax leaf names the PyTorch entry that it comes from, so nothing is guessed: an entry that is
 missing, left over or of another shape is reported by name.
 """
@@ -10,6 +16,7 @@ import functools
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -18,8 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from bc_jax.models import ESPNet, SwiftNet
-from bc_jax.models.variables import Variables, flatten, report_differences, write_variables
+from bc_jax.models import DeepLabV3Plus, ESPNet, SwiftNet
+from bc_jax.models.variables import (
+    Variables,
+    flatten,
+    random_variables,
+    report_differences,
+    write_variables,
+)
 
 StateDict = Mapping[str, np.ndarray]
 
@@ -78,13 +91,31 @@ _ESPNET_RENAMES = (
     (r"^half_fuse", r"conv"),
     (r"^half_up", r"classifier"),
 )
-_SWIFTNET_RENAMES = (
+_RESNET_RENAMES = (
     (r"\.(layer\d)_(\d+)\.", r".\1.\2."),
     (r"\.downsample_conv$", ".downsample.0"),
     (r"\.downsample_bn$", ".downsample.1"),
+)
+_SWIFTNET_RENAMES = (
+    *_RESNET_RENAMES,
     (r"^spp\.", "spp.spp."),
     (r"^upsample_(\d)", r"upsample.\1"),
 )
+_DEEPLAB_RENAMES = (
+    *_RESNET_RENAMES,
+    # A sequence of convolution, batch norm, ReLU; the image's begins with its pooling.
+    (r"^aspp\.image\.conv$", "aspp.convs.4.1"),
+    (r"^aspp\.image\.norm$", "aspp.convs.4.2"),
+    (r"^aspp\.branch(\d)", r"aspp.convs.\1"),
+    (r"\.conv$", ".0"),
+    (r"\.norm$", ".1"),
+    (r"^aspp\.", "classifier.aspp."),
+    (r"^low_level\.", "classifier.project."),
+    (r"^fuse\.", "classifier.classifier."),
+    (r"^logits$", "classifier.classifier.3"),
+)
+# Of torchvision's ResNet: its ImageNet classes, which no segmentation network has.
+_IMAGENET_CLASSIFIER = frozenset({"fc.weight", "fc.bias"})
 
 
 def espnet(**options: Any) -> Architecture:
@@ -98,11 +129,18 @@ def swiftnet(backbone: str = "resnet18", **options: Any) -> Architecture:
     return Architecture(SwiftNet(backbone, **options), _SWIFTNET_RENAMES)
 
 
+def deeplabv3plus(backbone: str = "resnet101", **options: Any) -> Architecture:
+    """DeepLabV3+ as VainF/DeepLabV3Plus-Pytorch names it; `options` are fields of the module."""
+    return Architecture(DeepLabV3Plus(backbone, **options), _DEEPLAB_RENAMES)
+
+
 ARCHITECTURES = {
     "espnet": espnet,
     "swiftnet_rn18": functools.partial(swiftnet, "resnet18"),
     "swiftnet_rn34": functools.partial(swiftnet, "resnet34"),
     "swiftnet_rn50": functools.partial(swiftnet, "resnet50"),
+    "deeplabv3plus_rn50": functools.partial(deeplabv3plus, "resnet50"),
+    "deeplabv3plus_rn101": functools.partial(deeplabv3plus, "resnet101"),
 }
 
 
@@ -122,10 +160,58 @@ def convert(state_dict: StateDict, architecture: Architecture) -> Variables:
     Raises:
       ValueError: names every entry that is missing, surplus or misshapen.
     """
-    module = architecture.module
-    template = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    leaves = flatten(template)
+    leaves = flatten(_template(architecture))
     names = {name: architecture.torch_name(name) for name in leaves}
+    what = f"state dict for {type(architecture.module).__name__}"
+    return traverse_util.unflatten_dict(
+        _converted(state_dict, architecture, leaves, names, what), sep="/"
+    )
+
+
+def convert_backbone(
+    state_dict: StateDict, architecture: Architecture, key: jax.Array
+) -> Variables:
+    """A torchvision ResNet as the network's backbone, and the rest of the network at random.
+
+    `fc.weight`, `fc.bias` and `num_batches_tracked` have no counterpart.
+
+    Args:
+      state_dict: torchvision's names to NumPy arrays.
+      architecture: one with a ResNet for its backbone, such as `swiftnet("resnet18")`.
+      key: a PRNG key for what is drawn.
+
+    Returns:
+      {'params': ..., 'batch_stats': ...}, float32.
+
+    Raises:
+      ValueError: names every entry that is missing, surplus or misshapen; or the network has no
+        ResNet.
+    """
+    template = _template(architecture)
+    leaves = {k: v for k, v in flatten(template).items() if k.split("/")[1] == "backbone"}
+    if not leaves:
+        raise ValueError(f"{type(architecture.module).__name__} has no ResNet for its backbone")
+    names = {k: architecture.torch_name(k).removeprefix("backbone.") for k in leaves}
+    given = {k: v for k, v in state_dict.items() if k not in _IMAGENET_CLASSIFIER}
+    what = f"{architecture.module.backbone} for {type(architecture.module).__name__}"
+    converted = _converted(given, architecture, leaves, names, what)
+    drawn = flatten(random_variables(key, template))
+    return traverse_util.unflatten_dict(drawn | converted, sep="/")
+
+
+def _template(architecture: Architecture) -> Variables:
+    init = architecture.module.init
+    return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+def _converted(
+    state_dict: StateDict,
+    architecture: Architecture,
+    leaves: Mapping[str, Any],
+    names: Mapping[str, str],
+    what: str,
+) -> dict[str, np.ndarray]:
+    """The arrays for flat Flax `leaves` out of the entries `names`, all of which must fit."""
     expected = {
         names[name]: _torch_shape(leaf.shape, architecture.is_transposed(name))
         for name, leaf in leaves.items()
@@ -135,12 +221,11 @@ def convert(state_dict: StateDict, architecture: Architecture) -> Variables:
         for name, array in state_dict.items()
         if not name.endswith("num_batches_tracked")
     }
-    report_differences(given, expected, f"state dict for {type(module).__name__}")
-    flat = {
+    report_differences(given, expected, what)
+    return {
         name: _flax_array(state_dict[names[name]], architecture.is_transposed(name))
         for name in leaves
     }
-    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _torch_shape(shape: tuple[int, ...], transposed: bool) -> tuple[int, ...]:
@@ -199,18 +284,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bc_jax.convert", description=main.__doc__)
     parser.add_argument("--model", required=True, choices=ARCHITECTURES)
     parser.add_argument("--num-classes", type=int, help="if not the model's usual number")
-    parser.add_argument("--checkpoint", required=True, help="PyTorch file, .pth or .pt")
-    parser.add_argument("--output", required=True, help="file to write, .npz")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", help="the whole network: PyTorch file, .pth or .pt")
+    source.add_argument(
+        "--backbone",
+        help="the backbone alone: torchvision's ResNet for ImageNet, .pth or .pt; the rest is "
+        "drawn at random",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what --backbone draws")
+    parser.add_argument(
+        "--output", required=True, help="file to write, .npz; or a folder, for MODEL.npz in it"
+    )
     given = parser.parse_args(arguments)
     fields = {} if given.num_classes is None else {"num_classes": given.num_classes}
+    output = Path(given.output)
     try:
         architecture = ARCHITECTURES[given.model](**fields)
-        variables = convert(load_state_dict(given.checkpoint), architecture)
-        write_variables(given.output, variables)
+        if given.backbone is None:
+            variables = convert(load_state_dict(given.checkpoint), architecture)
+        else:
+            state_dict = load_state_dict(given.backbone)
+            variables = convert_backbone(state_dict, architecture, jax.random.key(given.seed))
+        if output.suffix != ".npz":
+            output.mkdir(parents=True, exist_ok=True)
+            output /= f"{given.model}.npz"
+        write_variables(output, variables)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"bc_jax.convert: {error}")
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    print(f"{given.output}: {count:,} parameters")
+    print(f"{output}: {count:,} parameters")
 
 
 if __name__ == "__main__":

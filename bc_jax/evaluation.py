@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import math
 import statistics
-import time
 from collections.abc import Callable
 
 import jax
@@ -20,12 +19,13 @@ from bc_jax import build
 from bc_jax.config import Config
 from bc_jax.data import Batch, crop, pad_to_blocks, padded_size
 from bc_jax.data.labels import CLASSES, IGNORE
+from bc_jax.dense import Dense
 from bc_jax.metrics import confusion, miou
 from bc_jax.models import Network
 from bc_jax.models.layers import resize_bilinear
 from bc_jax.policy import PolicyConfig
 from bc_jax.runner import Runner
-from bc_jax.sparse import Report, blockcopy, compiler_options
+from bc_jax.sparse import Report, blockcopy
 from bc_jax.training import load_policy, shapes
 
 LEARNING = ("learned", "paper")
@@ -47,6 +47,8 @@ class Measurement:
         policy_ms: deciding and bookkeeping.
         network_ms: the network.
         learning_ms: the policy's update; 0 in a frame without one.
+        probability_gap: mean probability of the blocks executed less that of the others; NaN where
+            a policy has none, or there are no others.
     """
 
     frame: int
@@ -58,6 +60,7 @@ class Measurement:
     policy_ms: float
     network_ms: float
     learning_ms: float
+    probability_gap: float = math.nan
 
 
 @dataclasses.dataclass
@@ -72,6 +75,8 @@ class Row:
         labels: confusion with the true labels, where there are any, over the same frames.
         labels_last: the same over the last frames of clips.
         classes: int [N, h, w], its last prediction on the frames without padding.
+        executions: int [Gh, Gw], how often each block was executed, over streams and frames that
+            count; and `chances`, how often it could have been.
     """
 
     name: str
@@ -81,47 +86,13 @@ class Row:
     labels: np.ndarray | int = 0
     labels_last: np.ndarray | int = 0
     classes: np.ndarray | None = None
+    executions: np.ndarray | int = 0
+    chances: int = 0
 
-
-class Dense:
-    """The fastest of the dense versions that there are, measured: times are compared with it.
-
-    Args:
-        network: what is run.
-        frames: [N, H, W, 3] to measure with.
-        on_compile: told what is about to be compiled.
-    """
-
-    def __init__(self, network: Network, frames: np.ndarray, on_compile: Callable[[str], None]):
-        self._params = network.params
-        options = compiler_options()
-        whole = blockcopy(network.apply_fn, frames.shape[1:3])
-        versions = {
-            "jit": _plain(jax.jit(network.apply_fn)),
-            "blockcopy with one block": _one_block(whole, network.params, frames),
-        }
-        if options:
-            fast = jax.jit(lambda p, f: network.apply_fn(p, f), compiler_options=options)
-            versions["jit with bc_jax.sparse.compiler_options"] = _plain(fast)
-        self.milliseconds: dict[str, float] = {}  # of each version
-        laps: dict[str, list[float]] = {name: [] for name in versions}
-        for name, run in versions.items():
-            on_compile(f"dense network ({name})")
-            jax.block_until_ready(run(self._params, jnp.asarray(frames)))
-        for _ in range(3):
-            for name, run in versions.items():
-                self._run = run
-                laps[name].append(self(frames)[1])
-        self.milliseconds = {name: min(took) for name, took in laps.items()}
-        self.version = min(self.milliseconds, key=self.milliseconds.get)
-        self._run = versions[self.version]
-
-    def __call__(self, frames) -> tuple[jax.Array, float]:
-        """The outputs for [N, H, W, 3], valid until the next call, and the milliseconds it took."""
-        frames = jnp.asarray(frames)
-        clock = time.perf_counter()
-        outputs = jax.block_until_ready(self._run(self._params, frames))
-        return outputs, 1e3 * (time.perf_counter() - clock)
+    @property
+    def frequency(self) -> np.ndarray:
+        """How often each block was executed, in [0, 1]: [Gh, Gw]."""
+        return np.asarray(self.executions) / max(1, self.chances)
 
 
 class Evaluation:
@@ -210,7 +181,10 @@ class Evaluation:
                 policy_ms=1e3 * runner.times["policy"],
                 network_ms=1e3 * runner.times["network"],
                 learning_ms=1e3 * runner.times["learning"],
+                probability_gap=_probability_gap(runner, grid, kept),
             )
+            row.executions = row.executions + grid[kept].sum(axis=0)
+            row.chances += int(kept.sum())
             _add(row, measured, row.classes, correct, kept, self._names)
             self._compare(row, given, batch)
         self._frame += 1
@@ -231,7 +205,7 @@ class Evaluation:
         dense_ms = None
         figures = []
         for row in order:
-            figures.append(summary(row, self._cost(row), self.config.train.train_interval, streams))
+            figures.append(summary(row, self.cost(row), self.config.train.train_interval, streams))
             dense_ms = figures[0]["ms_per_frame"]
             took = figures[-1]["ms_per_frame"]
             figures[-1]["speedup"] = dense_ms / took if dense_ms and took else None
@@ -299,7 +273,7 @@ class Evaluation:
                 found = confusion(classes[kept], batch.labels[kept], classes=self._names)
                 setattr(row, name, getattr(row, name) + found)
 
-    def _cost(self, row: Row) -> Callable[[float], float]:
+    def cost(self, row: Row) -> Callable[[float], float]:
         """Multiply-accumulates, all streams, as a function of the blocks executed."""
         if row.runner is None:
             return lambda blocks: float(self.report.macs)
@@ -347,6 +321,7 @@ def summary(row: Row, macs: Callable[[float], float], interval: int, streams: in
         "miou_labels": _label_miou(row.labels),
         "miou_labels_last": _label_miou(row.labels_last),
         "gap_closed": None,
+        "probability_gap": _mean([m.probability_gap for m in counted]),
     }
 
 
@@ -378,18 +353,14 @@ def _median(values: list[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _plain(function: Callable) -> Callable:
-    return lambda params, frames: function(params, frames)
+def _mean(values: list[float]) -> float | None:
+    known = [value for value in values if math.isfinite(value)]
+    return statistics.fmean(known) if known else None
 
 
-def _one_block(sparse, params, frames) -> Callable:
-    """The transformed network on one block as large as the frame, as a function of frames."""
-    run = sparse.jit()
-    kept = {"state": sparse.init(params, frames)}
-    grid = jnp.ones((frames.shape[0], 1, 1), bool)
-
-    def call(params, frames):
-        outputs, kept["state"] = run(params, kept["state"], frames, grid, capacity=len(frames))
-        return outputs
-
-    return call
+def _probability_gap(runner: Runner, grid: np.ndarray, kept: np.ndarray) -> float:
+    grid = grid[kept]
+    if not runner.steps.learns or grid.all() or not grid.any():
+        return math.nan
+    probability = 1 / (1 + np.exp(-np.asarray(runner.decision.scores)[kept]))
+    return float(probability[grid].mean() - probability[~grid].mean())

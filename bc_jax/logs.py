@@ -24,9 +24,11 @@ class MetricsFile:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._columns: list[str] | None = None
+        self.rows = 0  # that the file has, its header aside
         rows = [] if resume is None else _whole_rows(self.path, resume)
         if rows:
             self._columns = rows[0]
+            self.rows = len(rows) - 1
         # In one rename: a run killed while it resumes keeps the file.
         partial = self.path.with_name(self.path.name + ".partial")
         with partial.open("w", newline="", encoding="utf-8") as file:
@@ -51,6 +53,7 @@ class MetricsFile:
                     f"and the row has {', '.join(row)}"
                 )
             writer.writerow([row[name] for name in self._columns])
+        self.rows += 1
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a table, JSON, CSV, plots, a picture and a video."""
+"""What an evaluation leaves behind: a table, JSON, CSV and plots."""
 
 import csv
 import dataclasses
@@ -15,9 +15,15 @@ import numpy as np
 
 from bc_jax import build
 from bc_jax.config import Config, to_json
-from bc_jax.data import Batch, crop
 from bc_jax.evaluation import DENSE, LEARNING, MATCHED, Evaluation, Measurement, Row
-from bc_jax.view import VideoWriter, panel, plot_executed, plot_tradeoff
+from bc_jax.film import Wanted
+from bc_jax.view import plot_executed, plot_tradeoff
+
+# An executed fraction so far from the target, as a share of it, is worth a word; so are
+# probabilities of executed and skipped blocks that differ by less than this.
+_FAR, _ALIKE = 0.15, 0.05
+# Frames of which every view is kept, spread over an evaluation.
+_VIEWS = 4
 
 _COLUMNS = (
     ("policy", "policy", "{}", 1),
@@ -76,7 +82,40 @@ def notes(evaluation: Evaluation) -> str:
         )
     if "learned" in evaluation.rows and matched:
         lines.append(f"{', '.join(matched)}: in each frame as many blocks as 'learned' executed.")
+    lines += [f"Warning: {each}" for each in warnings(evaluation, evaluation.results())]
     return "\n".join(lines)
+
+
+def warnings(evaluation: Evaluation, rows: list[dict]) -> list[str]:
+    """What of the rows is not as a user would expect, and what can be done."""
+    said = []
+    target = evaluation.target
+    for row in rows:
+        name, executed = row["policy"], row["executed_fraction"]
+        if name in LEARNING and abs(executed - target) > _FAR * target:
+            remedy = "give it more frames to learn from"
+            if evaluation.policy(name).objective == "paper":
+                remedy = "the paper's cost settles beside it; policy.objective constrained holds it"
+            said.append(
+                f"'{name}' executed {executed:.3f} of the blocks, and its target is {target:g}: "
+                f"{remedy}"
+            )
+        if (
+            name in LEARNING
+            and row["probability_gap"] is not None
+            and (row["probability_gap"] < _ALIKE)
+        ):
+            said.append(
+                f"'{name}' does not tell blocks apart: those it executed had a probability only "
+                f"{row['probability_gap']:.3f} above the others'; give it more frames, blocks of "
+                "another size, or a higher policy.learning_rate"
+            )
+    if evaluation.report.whole_macs > 0.5 * evaluation.report.macs:
+        said.append(
+            f"{evaluation.report.whole_macs / evaluation.report.macs:.0%} of the network runs on "
+            "whole frames whatever the grid; explain tells why"
+        )
+    return said
 
 
 def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint) -> None:
@@ -100,6 +139,11 @@ def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint)
             "ms_in_warm_up": evaluation.dense.milliseconds,
         },
         "state_bytes": evaluation.report.state_bytes,
+        "dense_macs": evaluation.report.macs,
+        "warnings": warnings(evaluation, rows),
+        "execution_frequency": {
+            name: np.round(row.frequency, 4).tolist() for name, row in evaluation.rows.items()
+        },
         "fallbacks": sorted({row.name for row in evaluation.report.fallbacks}),
         "config": json.loads(to_json(config)),
         **provenance(),
@@ -123,6 +167,22 @@ def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint)
         plot_tradeoff(directory / "tradeoff.png", points)
 
 
+def wanted(config: Config) -> Wanted:
+    """What an evaluation draws: what the settings say, and the views of a few frames."""
+    settings, directory = config.evaluate, config.directory
+    length = build.evaluation_length(config)
+    kept = set() if length is None else {round(length * (k + 0.5) / _VIEWS) for k in range(_VIEWS)}
+    if settings.picture is not None:
+        kept.add(settings.picture)
+    return Wanted(
+        video=directory / "video.mp4" if settings.video_frames else None,
+        fps=settings.video_fps,
+        video_frames=settings.video_frames,
+        picture=lambda index: directory / "frame.png" if index == settings.picture else None,
+        views=lambda index: directory / "views" / f"{index:06d}" if index in kept else None,
+    )
+
+
 def provenance() -> dict:
     """The machine, the versions, the commit and the command line."""
     import flax
@@ -144,77 +204,8 @@ def provenance() -> dict:
             "numpy": np.__version__,
         },
         "commit": _commit(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": f"{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".rstrip(),
     }
-
-
-class Film:
-    """The picture and the video of one row: frame, prediction, executed blocks, gain.
-
-    Args:
-        config: says which frame and how many are drawn.
-        evaluation: whose rows are drawn: the learnt policy's, else the first that selects.
-    """
-
-    def __init__(self, config: Config, evaluation: Evaluation):
-        self._config, self._evaluation = config, evaluation
-        names = [*LEARNING, *(n for n in evaluation.rows if n not in ("all", "none", *LEARNING))]
-        name = next((n for n in names if n in evaluation.rows), None)
-        self._row = evaluation.rows[name] if name else next(iter(evaluation.rows.values()))
-        self._start = build.evaluation_start(config)
-        self._video: VideoWriter | None = None
-        self.files: list[Path] = []
-
-    def frame(self, batch: Batch) -> None:
-        """Draw the frame that the evaluation has just seen, where it is wanted."""
-        settings, directory = self._config.evaluate, self._config.directory
-        index = len(self._row.measurements) - 1
-        in_video = index < settings.video_frames
-        if not in_video and index != settings.picture:
-            return
-        picture = self._picture(batch, self._row.measurements[-1])
-        if index == settings.picture:
-            from PIL import Image
-
-            directory.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(directory / "frame.png")
-            self.files.append(directory / "frame.png")
-        if in_video:
-            if self._video is None:
-                self._video = VideoWriter(directory / "video.mp4", settings.video_fps)
-                self.files.append(self._video.path)
-            self._video.write(picture)
-
-    def close(self) -> None:
-        """Finish the video."""
-        if self._video is not None:
-            self._video.close()
-
-    def _picture(self, batch: Batch, measured: Measurement) -> np.ndarray:
-        runner, network = self._row.runner, self._evaluation.network
-        state = np.asarray(runner.state.frame_state.frames[0])
-        probabilities = None
-        if runner.steps.learns:
-            probabilities = 1 / (1 + np.exp(-np.asarray(runner.decision.scores[0])))
-        return panel(
-            batch.frames[0],
-            self._row.classes[0],
-            np.asarray(runner.outcome.grid[0]),
-            crop(state, self._evaluation.size, axes=(0, 1)),
-            np.asarray(runner.outcome.gain[0]),
-            probabilities,
-            palette=network.palette,
-            class_names=network.class_names,
-            figures={
-                "frame": self._start + int(batch.index[0, 1]),
-                "target": self._evaluation.target,
-                "executed": measured.executed,
-                "agreement": 1 - measured.disagreement,
-            },
-            title=f"{network.name}, policy: {self._row.name}",
-            block_size=self._config.blocks.size,
-            width=1280,
-        )
 
 
 def _write_frames(path: Path, rows: list[Row]) -> None:
@@ -224,8 +215,13 @@ def _write_frames(path: Path, rows: list[Row]) -> None:
         writer.writerow(["policy", *names])
         for row in rows:
             for m in row.measurements:
-                values = (getattr(m, name) for name in names)
-                writer.writerow([row.name, *(int(v) if isinstance(v, bool) else v for v in values)])
+                writer.writerow([row.name, *(_figure(getattr(m, name)) for name in names)])
+
+
+def _figure(value):
+    if isinstance(value, bool):
+        return int(value)
+    return "" if value != value else value  # not a number: nothing is known
 
 
 def _write(path: Path, text: str) -> None:

@@ -115,6 +115,7 @@ class Runner:
         self.compiled = ()
         if self.state is None:
             self._notice("state")
+            self.steps.sparse.explain(self.params, frames)  # warns where nothing is to be gained
             self.state = self.start(frames)
         kept = self.state.frame_state.frames
         if frames.shape != kept.shape or frames.dtype != kept.dtype:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import models
-from bc_jax.sparse import BlockCopy, blockcopy, compiler_options
+from bc_jax.sparse import BlockCopy, blockcopy, compiler_options, keep_memory
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -100,6 +100,7 @@ def load(case: Case) -> Loaded:
     Raises:
         ValueError: an unknown model or dtype, or a size that is not of whole blocks.
     """
+    keep_memory()
     if case.dtype not in DTYPES:
         raise ValueError(f"dtype is {case.dtype!r}; possible are {', '.join(DTYPES)}")
     dtype = DTYPES[case.dtype]

@@ -11,9 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_networks
+from torch_networks import frames_of, random_numbers, state_dict_of, torch_logits
 
-from bc_jax.convert import convert, espnet, swiftnet
-from bc_jax.models import SwiftNet, read_variables
+from bc_jax.convert import (
+    convert,
+    convert_backbone,
+    deeplabv3plus,
+    espnet,
+    main,
+    swiftnet,
+)
+from bc_jax.models import load, read_variables
 from bc_jax.models.variables import flatten
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -24,25 +33,14 @@ ARCHITECTURES = {
     "espnet": espnet,
     "swiftnet_resnet18": lambda: swiftnet("resnet18"),
     "swiftnet_resnet50": lambda: swiftnet("resnet50"),
+    "deeplabv3plus_resnet101": lambda: deeplabv3plus("resnet101"),
 }
 
 
 def random_state_dict(root, name):
-    """The authors' names and shapes, filled with numbers that keep the activations' scale."""
+    """The authors' names and shapes, filled with random numbers."""
     shapes = json.loads((root / f"tests/data/{name}_state_dict.json").read_text())
-    rng = np.random.default_rng(0)
-    state = {}
-    for entry, shape in shapes.items():
-        if entry.endswith("num_batches_tracked"):
-            state[entry] = np.array(7)
-        elif len(shape) == 4:
-            deviation = np.sqrt(1.5 / np.prod(shape[1:]))
-            state[entry] = rng.normal(0, deviation, shape).astype(np.float32)
-        elif entry.endswith(("weight", "running_var")):
-            state[entry] = rng.uniform(0.5, 1.2, shape).astype(np.float32)
-        else:
-            state[entry] = rng.normal(0, 0.1, shape).astype(np.float32)
-    return state
+    return random_numbers(shapes)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -118,6 +116,60 @@ def test_options_of_the_module_are_followed(root):
     assert variables["params"]["logits"]["conv"]["kernel"].shape == (1, 1, 128, 11)
 
 
+# --- a backbone alone ---
+
+
+def torchvision_state_dict(root, name="swiftnet_resnet18"):
+    """torchvision's ResNet for ImageNet, random."""
+    state = random_state_dict(root, name)
+    prefix = "backbone."
+    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    features = state["layer4.1.bn1.weight"].size
+    state["fc.weight"] = np.zeros((1000, features), np.float32)
+    return state | {"fc.bias": np.zeros(1000, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("names", "architecture", "model"),
+    [
+        ("swiftnet_resnet18", swiftnet("resnet18", num_classes=3), "swiftnet_rn18"),
+        ("deeplabv3plus_resnet101", deeplabv3plus("resnet101", num_classes=3), None),
+    ],
+)
+def test_a_backbone_is_taken_and_the_rest_drawn(root, names, architecture, model):
+    state = torchvision_state_dict(root, names)
+    first = convert_backbone(state, architecture, jax.random.key(0))
+    weight = state["layer3.0.downsample.0.weight"]
+    kernel = first["params"]["backbone"]["layer3_0"]["downsample_conv"]["kernel"]
+    np.testing.assert_array_equal(kernel, weight.transpose(2, 3, 1, 0))
+    mean = first["batch_stats"]["backbone"]["bn1"]["mean"]
+    np.testing.assert_array_equal(mean, state["bn1.running_mean"])
+    if model:
+        load(model, params=first, num_classes=3)
+        second = flatten(convert_backbone(state, architecture, jax.random.key(1)))
+        kernels = [k for k in flatten(first) if k.endswith("kernel")]
+        for name in kernels:
+            same = np.array_equal(flatten(first)[name], second[name])
+            assert same == ("/backbone/" in name), name
+
+
+def test_a_backbones_faults_are_named(root):
+    state = torchvision_state_dict(root)
+    del state["layer2.1.bn2.running_var"]
+    state["layer5.0.conv1.weight"] = np.zeros((1, 1, 1, 1), np.float32)
+    state["conv1.weight"] = np.zeros((64, 1, 7, 7), np.float32)
+    with pytest.raises(ValueError, match="resnet18 for SwiftNet: 3 entries do not fit") as error:
+        convert_backbone(state, swiftnet("resnet18"), jax.random.key(0))
+    for fault in (
+        "missing layer2.1.bn2.running_var",
+        "surplus layer5.0.conv1.weight",
+        "misshapen conv1.weight: (64, 1, 7, 7), not (64, 3, 7, 7)",
+    ):
+        assert fault in str(error.value)
+    with pytest.raises(ValueError, match="ESPNet has no ResNet"):
+        convert_backbone(state, espnet(), jax.random.key(0))
+
+
 def run_module(root, *arguments):
     return subprocess.run(
         [sys.executable, "-m", "bc_jax.convert", *map(str, arguments)],
@@ -135,6 +187,28 @@ def test_the_command_says_that_it_needs_pytorch(root, tmp_path):
     assert result.returncode != 0
     assert "needs PyTorch: pip install torch" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@needs_torch
+def test_the_command_takes_a_backbone_and_a_folder(root, tmp_path):
+    import torch
+
+    state = torchvision_state_dict(root)
+    torch.save({name: torch.from_numpy(array) for name, array in state.items()}, tmp_path / "x.pth")
+    arguments = ("--model", "swiftnet_rn18", "--backbone", tmp_path / "x.pth", "--seed", 3)
+    result = run_module(root, *arguments, "--output", tmp_path / "new/folder")
+    assert result.returncode == 0, result.stderr
+    expected = convert_backbone(state, swiftnet("resnet18"), jax.random.key(3))
+    written = read_variables(tmp_path / "new/folder/swiftnet_rn18.npz")
+    jax.tree.map(np.testing.assert_array_equal, written, expected)
+    load("swiftnet_rn18", params=written)
+
+
+@pytest.mark.parametrize("sources", [(), ("--checkpoint", "a.pth", "--backbone", "b.pth")])
+def test_the_command_wants_one_source(sources, capsys):
+    with pytest.raises(SystemExit):
+        main(["--model", "swiftnet_rn18", *sources, "--output", "x.npz"])
+    assert "--backbone" in capsys.readouterr().err
 
 
 @needs_torch
@@ -162,94 +236,30 @@ def test_the_command_converts_a_checkpoint(root, tmp_path):
 # --- the same numbers as PyTorch's own operations ---
 
 
-class TorchSwiftNet:
-    """SwiftNet in PyTorch's functional operations, straight from a state dict; inference only."""
-
-    def __init__(self, state):
-        import torch
-
-        self.state = {name: torch.from_numpy(array) for name, array in state.items()}
-
-    def conv(self, x, name, stride=1):
-        from torch.nn import functional
-
-        weight = self.state[f"{name}.weight"]
-        bias = self.state.get(f"{name}.bias")
-        return functional.conv2d(x, weight, bias, stride=stride, padding=weight.shape[-1] // 2)
-
-    def norm(self, x, name):
-        from torch.nn import functional
-
-        s = self.state
-        return functional.batch_norm(
-            x,
-            s[f"{name}.running_mean"],
-            s[f"{name}.running_var"],
-            s[f"{name}.weight"],
-            s[f"{name}.bias"],
-        )
-
-    def norm_relu_conv(self, x, name):
-        return self.conv(self.norm(x, f"{name}.norm").relu(), f"{name}.conv")
-
-    def block(self, x, name, stride):
-        bottleneck = f"{name}.conv3.weight" in self.state
-        strided = 2 if bottleneck else 1
-        last = 3 if bottleneck else 2
-        y = x
-        for i in range(1, last + 1):
-            y = self.conv(y, f"{name}.conv{i}", stride if i == strided else 1)
-            y = self.norm(y, f"{name}.bn{i}")
-            y = y.relu() if i < last else y
-        if f"{name}.downsample.0.weight" in self.state:
-            x = self.norm(self.conv(x, f"{name}.downsample.0", stride), f"{name}.downsample.1")
-        return y + x
-
-    def __call__(self, x):
-        import torch
-        from torch.nn import functional
-
-        def resize(x, size):
-            return functional.interpolate(x, size, mode="bilinear", align_corners=False)
-
-        x = self.norm(self.conv(x, "backbone.conv1", 2), "backbone.bn1").relu()
-        x = functional.max_pool2d(x, 3, 2, 1)
-        skips = []
-        for layer in range(1, 5):
-            i = 0
-            while f"backbone.layer{layer}.{i}.conv1.weight" in self.state:
-                stride = 2 if layer > 1 and i == 0 else 1
-                skip = self.block(x, f"backbone.layer{layer}.{i}", stride)
-                x, i = skip.relu(), i + 1
-            skips.append(skip)
-
-        x = self.norm_relu_conv(skips.pop(), "spp.spp.spp_bn")
-        levels, size = [x], x.shape[2:]
-        for i, rows in enumerate((8, 4, 2)):
-            grid = (rows, max(1, round(size[1] / size[0] * rows)))
-            pooled = functional.adaptive_avg_pool2d(x, grid)
-            levels.append(resize(self.norm_relu_conv(pooled, f"spp.spp.spp{i}"), size))
-        x = self.norm_relu_conv(torch.cat(levels, 1), "spp.spp.spp_fuse")
-        for i, skip in enumerate(reversed(skips)):
-            skip = self.norm_relu_conv(skip, f"upsample.{i}.bottleneck")
-            x = resize(x, skip.shape[2:]) + skip
-            x = self.norm_relu_conv(x, f"upsample.{i}.blend_conv")
-        return self.norm_relu_conv(x, "logits")
-
-
-@needs_torch
-@pytest.mark.parametrize("size", [(256, 512), (128, 192), (203, 333)])
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
-def test_swiftnet_computes_what_pytorch_does(root, backbone, size):
-    import torch
-
-    state = random_state_dict(root, f"swiftnet_{backbone}")
-    variables = convert(state, swiftnet(backbone))
-    x = np.random.default_rng(2).normal(size=(1, *size, 3)).astype(np.float32)
-    with torch.no_grad():
-        expected = TorchSwiftNet(state)(torch.from_numpy(x.transpose(0, 3, 1, 2)))
-    expected = expected.numpy().transpose(0, 2, 3, 1)
-    actual = jax.jit(SwiftNet(backbone).apply)(variables, x)
+def assert_same_logits(name, size, expected):
+    architecture = torch_networks.ARCHITECTURES[name]()
+    variables = convert(state_dict_of(architecture), architecture)
+    actual = jax.jit(architecture.module.apply)(variables, frames_of(size))
     assert actual.shape == expected.shape
     scale = np.abs(expected).max()
     np.testing.assert_allclose(actual / scale, expected / scale, atol=1e-4)
+    # Logits that hardly vary over space would agree by accident.
+    assert expected.std(axis=(1, 2)).mean() > 0.05 * scale
+
+
+every_network = pytest.mark.parametrize("name", torch_networks.ARCHITECTURES)
+
+
+@every_network
+def test_networks_compute_what_pytorch_did(name):
+    with np.load(torch_networks.REFERENCE, allow_pickle=False) as file:
+        assert_same_logits(name, torch_networks.SIZE, file[name])
+
+
+@needs_torch
+@every_network
+def test_networks_compute_what_pytorch_does(name):
+    architecture = torch_networks.ARCHITECTURES[name]()
+    size = (64, 320)
+    expected = torch_logits(architecture, state_dict_of(architecture), frames_of(size))
+    assert_same_logits(name, size, expected)

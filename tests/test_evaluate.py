@@ -2,8 +2,13 @@
 
 import csv
 import dataclasses
+import html
 import json
 import math
+import re
+import shutil
+import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +70,12 @@ def test_results_hold_every_row_and_figure(evaluated):
     assert document["command"].startswith("evaluate.py --config configs/debug.py")
     assert document["dense"]["version"] in document["dense"]["ms_in_warm_up"]
     assert document["state_bytes"] > 0
+    for name in POLICIES:
+        frequency = np.array(document["execution_frequency"][name])
+        assert frequency.shape == (3, 4)
+        assert frequency.mean() == pytest.approx(rows[name]["executed_fraction"], abs=1e-3)
+    assert rows["learned"]["probability_gap"] > 0
+    assert rows["random"]["probability_gap"] is None
     assert "| learned" in out
     assert out.splitlines()[1].startswith("| ---")
     assert "| learned" in (folder / "results.md").read_text()
@@ -97,6 +108,67 @@ def test_pictures_and_video_are_drawn(evaluated):
     assert len(frames) == 6
     drawn = np.asarray(Image.open(folder / "frame.png").convert("RGB"), float)
     assert np.abs(frames[4] - drawn).mean() < 5  # the same picture, but for the compression
+
+
+def test_the_report_opens_in_a_browser_and_its_slider_works(evaluated, tmp_path):
+    page = (evaluated[0] / "report.html").read_text()
+    for title in (
+        *("Summary", "Frames", "Where blocks were executed", "Executed fraction over time"),
+        *("Accuracy against cost", "Time per part", "Learning curves", "Video"),
+        "Settings and versions",
+    ):
+        assert f"<h2>{title}</h2>" in page
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    said, seen = browse(page, tmp_path)
+    assert seen["errors"] == [] and "CONSOLE" not in said, said
+    assert seen["broken"] == []
+    assert seen["plots"] >= 5 and seen["blocks"] == 12 and seen["video"]
+    assert [clip for clip in seen["clips"]] == ["inset(0px 0px 0px 50%)", "inset(0px 0px 0px 20%)"]
+    assert seen["shown"][0] == ["frame", "blocks"]
+    assert seen["shown"][1] == ["prediction", "gain"]
+
+
+# Does in the page what a user would do, and leaves what it saw as JSON in the page's body.
+_USE = """
+<script>
+addEventListener("load", () => setTimeout(() => {
+  const get = (role) => document.querySelector(`[data-role=${role}]`);
+  const set = (role, value) => {
+    get(role).value = value;
+    get(role).dispatchEvent(new Event("input", {bubbles: true}));
+  };
+  const visible = () => [...document.querySelectorAll(".stage img")]
+    .filter((image) => getComputedStyle(image).display !== "none" && image.offsetWidth > 100)
+    .map((image) => image.dataset.view);
+  const clip = () => document.querySelector(".stage img.right").style.clipPath;
+  const seen = {errors: window.errors, clips: [clip()], shown: [visible()]};
+  set("left", "prediction"); set("right", "gain"); set("slider", "20");
+  seen.clips.push(clip()); seen.shown.push(visible());
+  seen.broken = [...document.images].filter((image) => !image.naturalWidth).map((i) => i.alt);
+  seen.plots = document.querySelectorAll("img.plot").length;
+  seen.blocks = document.querySelectorAll("svg.heat rect").length;
+  seen.video = document.querySelector("video") !== null;
+  document.body.textContent = "SEEN" + JSON.stringify(seen) + "SEEN";
+}, 500));
+</script>
+"""
+
+
+def browse(page, folder):
+    """Open a page in headless Chromium; what it says on stderr, and what `_USE` saw."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if chromium is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    watch = "<head><script>window.errors = []; onerror = (e) => errors.push(e);</script>"
+    path = folder / "page.html"
+    path.write_text(page.replace("<head>", watch, 1).replace("</body>", _USE + "</body>"))
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr")
+    run = subprocess.run(
+        [chromium, *options, f"--user-data-dir={folder / 'profile'}", "--dump-dom",
+         "--virtual-time-budget=4000", path.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return run.stderr, json.loads(html.unescape(run.stdout.split("SEEN")[1]))
 
 
 def test_a_foreign_checkpoint_is_told(root, evaluated, capsys):
@@ -209,3 +281,24 @@ def test_the_papers_row_has_the_papers_settings():
     assert bare.policy("paper") == PolicyConfig.paper(target=0.25)
     assert bare.policy("learned") == dataclasses.replace(config.policy, target=0.25)
     assert bare.policy("oracle") == "oracle"
+
+
+def test_what_is_not_as_it_should_be_is_told():
+    from bc_jax.evaluation import Evaluation
+
+    bare = Evaluation.__new__(Evaluation)
+    bare.config, bare.target = Config(policy=PolicyConfig(target=0.3)), 0.3
+    bare.report = SimpleNamespace(macs=10, whole_macs=1)
+
+    def said(name, executed, gap):
+        row = {"policy": name, "executed_fraction": executed, "probability_gap": gap}
+        return results.warnings(bare, [row])
+
+    assert said("learned", 0.31, 0.4) == []
+    assert said("random", 0.9, None) == []
+    (far,) = said("paper", 0.4, 0.4)
+    assert "0.400" in far and "0.3" in far and "constrained" in far
+    (alike,) = said("learned", 0.3, 0.01)
+    assert "does not tell blocks apart" in alike and "0.010" in alike
+    bare.report = SimpleNamespace(macs=10, whole_macs=6)
+    assert "60% of the network" in said("learned", 0.3, 0.4)[0]

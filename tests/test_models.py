@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bc_jax.models import NAMES, ESPNet, SwiftNet, load, read_variables, write_variables
+import bc_jax
+from bc_jax.models import (
+    NAMES,
+    DeepLabV3Plus,
+    ESPNet,
+    SwiftNet,
+    load,
+    read_variables,
+    write_variables,
+)
 from bc_jax.models.layers import PReLU, adaptive_avg_pool, conv, resize_bilinear
 from bc_jax.models.variables import flatten, random_variables
 
@@ -108,6 +117,13 @@ def test_espnet_branches_read_one_tensor_and_upsampling_is_one_convolution():
     assert transposed == 3
 
 
+def explained(module):
+    """What `explain` says of a network at 1024x2048 in blocks of 128."""
+    sparse = bc_jax.blockcopy(module.apply, block_size=128)
+    frames = jax.ShapeDtypeStruct((1, 1024, 2048, 3), jnp.float32)
+    return sparse.explain(template(module), frames)
+
+
 # --- SwiftNet ---
 
 
@@ -128,7 +144,10 @@ def macs(module, height, width):
 
 @pytest.mark.parametrize("backbone, gmacs", [("resnet18", 104.0), ("resnet50", 205.8)])
 def test_swiftnet_costs_what_its_authors_report(backbone, gmacs):
-    assert macs(SwiftNet(backbone), 1024, 2048) / 1e9 == pytest.approx(gmacs, rel=0.02)
+    module = SwiftNet(backbone)
+    assert macs(module, 1024, 2048) / 1e9 == pytest.approx(gmacs, rel=0.02)
+    # `explain` counts the resizing too, which is little.
+    assert explained(module).macs / 1e9 == pytest.approx(gmacs, rel=0.02)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50"])
@@ -151,6 +170,84 @@ def test_swiftnet_widths_are_adjustable():
 def test_swiftnet_knows_its_backbones():
     with pytest.raises(ValueError, match="'resnet19': choose one of resnet18, resnet34, resnet50"):
         template(SwiftNet("resnet19"))
+
+
+# --- DeepLabV3+ ---
+
+
+def resnet_gmacs(blocks, output_stride):
+    """A bottleneck ResNet without its classifier at 1024x2048, summed up by hand."""
+    pixels = 1024 * 2048 / 1e9
+    total = pixels / 4 * 49 * 3 * 64
+    stride, inputs = 4, 64
+    for stage, count in enumerate(blocks):
+        width, before = 64 * 2**stage, stride
+        stride = min(4 * 2**stage, output_stride)
+        for i in range(count):
+            # 1x1 (at the stride before), 3x3, 1x1, and the first block's 1x1 beside them.
+            total += pixels / (before if i == 0 else stride) ** 2 * inputs * width
+            total += pixels / stride**2 * (9 * width * width + width * 4 * width)
+            total += pixels / stride**2 * inputs * 4 * width if i == 0 else 0
+            inputs = 4 * width
+    return total
+
+
+@pytest.mark.parametrize(
+    "backbone, blocks", [("resnet50", (3, 4, 6, 3)), ("resnet101", (3, 4, 23, 3))]
+)
+@pytest.mark.parametrize("output_stride", [16, 8])
+def test_deeplab_runs_in_blocks_but_for_its_image_pooling(backbone, blocks, output_stride):
+    module = DeepLabV3Plus(backbone, output_stride=output_stride)
+    report = explained(module)
+    pixels = 1024 * 2048 / 1e9
+    # Pyramid: three 3x3 and a 1x1 of 2048 channels, a 1x1 of 5 * 256; decoder at stride 4.
+    pyramid = pixels / output_stride**2 * 256 * (2048 * (3 * 9 + 1) + 5 * 256)
+    decoder = pixels / 16 * (256 * 48 + 9 * 304 * 256 + 256 * 19)
+    expected = resnet_gmacs(blocks, output_stride) + pyramid + decoder
+    assert report.macs / 1e9 == pytest.approx(expected, rel=0.002)
+
+    (pooling,) = report.fallbacks
+    assert pooling.name == "reduce_sum" and pooling.shape == (1, 2048)
+    # After it one matrix product runs whole, on a single pixel; one value per block is kept.
+    assert report.whole_macs == 2048 * 256
+    kept = {name: size for name, size in report.memory_bytes.items() if name.startswith("dense")}
+    assert list(kept.values()) == [8 * 16 * 2048 * 4]
+
+
+def test_deeplab_at_a_finer_stride_has_the_same_parameters():
+    coarse, fine = (template(DeepLabV3Plus(output_stride=stride)) for stride in (16, 8))
+    assert flatten(coarse).keys() == flatten(fine).keys()
+    assert all(leaf.shape == flatten(fine)[name].shape for name, leaf in flatten(coarse).items())
+
+
+def test_deeplab_knows_its_output_strides():
+    with pytest.raises(ValueError, match=r"output stride 4: choose one of \(16, 8\)"):
+        template(DeepLabV3Plus(output_stride=4))
+
+
+def test_deeplab_in_blocks_is_deeplab():
+    module = DeepLabV3Plus("resnet50", 5, base_width=4, pyramid_width=8, low_level_width=4)
+    variables = random_variables(jax.random.key(0), template(module))
+    sparse = bc_jax.blockcopy(module.apply, block_size=64)
+    run = jax.jit(sparse.advance)
+    first, second = jax.random.uniform(jax.random.key(1), (2, 1, 128, 192, 3))
+    expected = jax.jit(module.apply)(variables, second)
+    everything, grid = np.ones((1, 2, 3), bool), np.array([[[1, 0, 1], [0, 1, 0]]], bool)
+
+    def error(outputs):
+        return np.abs(outputs - expected).max() / np.abs(expected).max()
+
+    old = run(variables, sparse.init(variables, first), first, everything)
+    new = run(variables, old, second, grid)
+    # A block that is not executed keeps its output; one that is sees the others' share of the mean
+    # as it was.
+    executed = grid.repeat(16, axis=1).repeat(16, axis=2)
+    np.testing.assert_array_equal(new.outputs[~executed], old.outputs[~executed])
+    assert (new.outputs != old.outputs)[executed].all() and error(new.outputs) > 1e-2
+    full = run(variables, new, second, everything)
+    assert error(full.outputs) < 1e-4
+    # A frame that has not changed gives the dense network's result for any grid.
+    assert error(run(variables, full, second, grid).outputs) < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bc_jax.policy import Observation, PolicyConfig, PolicyNet, count_macs, policy_macs
+from bc_jax.policy import Observation, PolicyConfig, PolicyNet, count_macs, init, policy_macs
 from bc_jax.policy.network import plan_strides
 
 
@@ -49,8 +49,52 @@ def test_papers_policy_costs_what_its_layers_sum_up_to():
     #   head 128, 128, 1        2048, 512, 128 px * 9*128*(128, 128, 1)         =  377.6
     macs = policy_macs(_observation(1024, 2048, 128, 19, 4), PolicyConfig.paper())
     assert macs == pytest.approx(7533e6, rel=1e-3)
-    # The authors' 6.5 GMACs are these layers without the stem, to 1 %.
+    # 6.5 GMACs are reported. No layer of the release is missing here; without the stem it is that.
     assert macs - 131072 * 9 * 26 * 32 == pytest.approx(6.5e9, rel=0.01)
+
+
+# The release's policy network, read off its definition: (kernel [h, w, in, out], stride).
+RELEASE = {
+    "stem": ((3, 3, 26, 32), 1),
+    "stage0_block0_conv0": ((3, 3, 32, 32), 1),
+    "stage0_block0_conv1": ((3, 3, 32, 32), 1),
+    "stage1_block0_conv0": ((3, 3, 32, 64), 2),
+    "stage1_block0_conv1": ((3, 3, 64, 64), 1),
+    "stage1_block0_skip": ((1, 1, 32, 64), 2),
+    "stage2_block0_conv0": ((3, 3, 64, 128), 2),
+    "stage2_block0_conv1": ((3, 3, 128, 128), 1),
+    "stage2_block0_skip": ((1, 1, 64, 128), 2),
+    "head0": ((3, 3, 128, 128), 2),
+    "head1": ((3, 3, 128, 128), 2),
+    "logit": ((3, 3, 128, 1), 2),
+}
+
+
+def test_papers_policy_has_the_releases_layers():
+    observation = _observation(1024, 2048, 128, 19, 4)
+    state = jax.eval_shape(lambda o: init(jax.random.key(0), o, PolicyConfig.paper()), observation)
+    layers = {k: v for k, v in state.params["network"].items() if "kernel" in v}
+    assert {name: layer["kernel"].shape for name, layer in layers.items()} == {
+        name: kernel for name, (kernel, _) in RELEASE.items()
+    }
+    # The logit alone has a bias; every other convolution has its batch norm.
+    assert [name for name, layer in layers.items() if "bias" in layer] == ["logit"]
+    assert len(state.params["network"]) == 2 * len(RELEASE) - 1
+    # Where the strides stand decides the cost, so they are the release's if each layer's is.
+    network = PolicyNet()
+    x = jax.ShapeDtypeStruct((1, 256, 512, 26), jnp.float32)
+    variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, False), x)
+    jaxpr = jax.make_jaxpr(lambda v, x: network.apply(v, x, False))(variables, x).jaxpr
+
+    def convolutions(jaxpr):
+        for e in jaxpr.eqns:
+            if e.primitive.name == "conv_general_dilated":
+                yield e.invars[1].aval.shape, e.params["window_strides"][0]
+            for inner in jax.tree.leaves(e.params, is_leaf=lambda p: hasattr(p, "eqns")):
+                yield from convolutions(inner) if hasattr(inner, "eqns") else ()
+
+    found = convolutions(jaxpr)
+    assert sorted(found) == sorted(RELEASE.values())
 
 
 def test_light_policy_is_light():

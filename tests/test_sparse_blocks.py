@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bc_jax import sparse
+from bc_jax.sparse import lowering
 from bc_jax.sparse.halo import Frames, Strips, memory_shape, window_halo
 
 N, GH, GW, C = 2, 3, 4, 5
@@ -57,7 +58,7 @@ def test_split_has_one_tile_per_place():
     np.testing.assert_array_equal(sparse.split(dense, blocks).ravel()[:2], [5, 23])
 
 
-# Strips (narrow, some sides only), and frames: wide, beyond a tile, beyond two.
+# Strips (narrow, some sides only, nearly all of a tile), and frames: beyond a tile, beyond two.
 HALOS = [(1, 1, 1, 1), (2, 0, 0, 1), (0, 1, 1, 2), (5, 2, 1, 3), (13, 2, 1, 11), (25, 25, 21, 21)]
 
 
@@ -73,7 +74,7 @@ def test_halo_is_what_the_padded_image_shows(seed, halo, pad_value):
         lambda s: jnp.zeros(s.shape, s.dtype),
         memory_shape(halo, (N, GH, GW), (h, w, C), jnp.float32),
     )
-    assert isinstance(memory, Strips if seed < 3 else Frames)
+    assert isinstance(memory, Strips if seed < 4 else Frames)
     everything = blocks_of(np.ones((N, GH, GW), bool))
     tiles = sparse.split(jnp.asarray(first), everything)
     _, memory = sparse.exchange_halo(tiles, memory, everything, halo=halo, pad_value=pad_value)
@@ -100,6 +101,25 @@ def test_narrow_halos_are_kept_as_strips_and_wide_ones_as_frames():
     narrow, wide = (memory_shape(sparse.Halo(*[r] * 4), *shape) for r in (1, 17))
     assert isinstance(narrow, Strips) and isinstance(wide, Frames)
     assert sum(x.size for x in jax.tree.leaves(narrow)) == N * GH * GW * 4 * 16 * C
+
+
+@pytest.mark.parametrize(
+    "sides", [((0, 0), (0, 0)), ((1, 2), (3, 1)), ((2, 0), (0, 0)), ((0, 1), (2, 0))]
+)
+def test_both_ways_to_surround_tiles_agree(sides):
+    rng = np.random.default_rng(0)
+    rows = dict(zip((-1, 0, 1), (sides[0][0], 4, sides[0][1]), strict=True))
+    columns = dict(zip((-1, 0, 1), (sides[1][0], 5, sides[1][1]), strict=True))
+    pieces = {
+        (dy, dx): jnp.asarray(rng.normal(size=(3, height, width, C)).astype(np.float32))
+        for dy, height in rows.items()
+        for dx, width in columns.items()
+        if height and width
+    }
+    tiles = pieces.pop((0, 0))
+    plain = lowering._surround_plainly(tiles, pieces)
+    assert plain.shape == (3, sum(rows.values()), sum(columns.values()), C)
+    np.testing.assert_array_equal(lowering._surround_in_place(tiles, pieces), plain)
 
 
 def test_window_of_a_whole_frame_is_the_same_as_an_exchange():

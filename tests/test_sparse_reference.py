@@ -201,14 +201,17 @@ def pools_reference(f, x):
     return f.conv(f.pixelwise(lambda a: ref.depth_to_space(a, 2), x), p["head"])
 
 
-# Squeeze-excite: a gate from the whole frame times a block value is a block value again.
+# Squeeze-excite: a gate from the whole frame times a block value is a block value again. Mean
+# and extremes are made from one value per block, and must be those of all pixels as last executed.
 
 EXCITE = weights(a=(3, 3, 3, 8), gate=(8, 8), b=(3, 3, 8, 8), head=(3, 3, 8, 4))
 
 
 def excite_jax(p, x):
     x = jax.nn.relu(conv(x, p["a"], stride=2))
-    gate = jax.nn.sigmoid(4 * jnp.mean(x, axis=(1, 2), keepdims=True) @ p["gate"])
+    over_space = {"axis": (1, 2), "keepdims": True}
+    extremes = x.max(**over_space) + (1 - x * x).min(**over_space)
+    gate = jax.nn.sigmoid((4 * x.mean(**over_space) + extremes) @ p["gate"])
     x = jax.nn.relu(conv(x * gate, p["b"]))
     return conv(x, p["head"])
 
@@ -216,9 +219,12 @@ def excite_jax(p, x):
 def excite_reference(f, x):
     p = EXCITE
     x = f.relu(f.conv(x, p["a"], stride=2))
-    gate = f.whole(
-        lambda a: 1 / (1 + np.exp(-4 * a.mean(axis=(1, 2), keepdims=True) @ p["gate"])), x
-    )
+
+    def summary(a):
+        pixels = a.reshape(a.shape[0], -1, a.shape[-1])
+        return 4 * pixels.mean(1) + pixels.max(1) + (1 - pixels**2).min(1)
+
+    gate = f.whole(lambda a: 1 / (1 + np.exp(-summary(a)[:, None, None] @ p["gate"])), x)
     x = f.relu(f.conv(f.pixelwise(np.multiply, x, gate), p["b"]))
     return f.conv(x, p["head"])
 

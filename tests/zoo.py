@@ -520,3 +520,19 @@ def build(name: str, dtype: str = "float32") -> Network:
         shapes = {k: jax.ShapeDtypeStruct(s, dtype) for k, s in shapes.items()}
     params = random_like(shapes, seed=len(name), dtype=dtype)
     return Network(name, apply, params, block, FALLS_BACK.get(name), frame_dtype)
+
+
+def tiny_network():
+    """Two convolutions, which compile at once, as `bc_jax.models.load` gives a network."""
+    from bc_jax.models import Network
+
+    def apply(params, frames):
+        x = frames.astype(jnp.float32) / 255
+        return conv(jax.nn.relu(conv(x, params["stem"], 4)), params["head"])
+
+    params = random_like({
+        "stem": jax.ShapeDtypeStruct((3, 3, 3, 6), "float32"),
+        "head": jax.ShapeDtypeStruct((3, 3, 6, 4), "float32"),
+    })  # fmt: skip
+    palette = np.array([[0, 114, 178], [213, 94, 0], [0, 158, 115], [230, 159, 0]], np.uint8)
+    return Network("tiny", apply, params, ("sky", "road", "grass", "car"), palette, stride=4)

@@ -1,8 +1,18 @@
 """Segmentation networks as plain Flax modules, and `load`, which readies one for video."""
 
+from .deeplab import DeepLabV3Plus
 from .espnet import ESPNet
 from .network import NAMES, Network, load
 from .swiftnet import SwiftNet
 from .variables import read_variables, write_variables
 
-__all__ = ["NAMES", "ESPNet", "Network", "SwiftNet", "load", "read_variables", "write_variables"]
+__all__ = [
+    "NAMES",
+    "DeepLabV3Plus",
+    "ESPNet",
+    "Network",
+    "SwiftNet",
+    "load",
+    "read_variables",
+    "write_variables",
+]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import cityscapes
+from .deeplab import DeepLabV3Plus
 from .espnet import ESPNet
 from .swiftnet import SwiftNet
 from .variables import Variables, check_variables, random_variables, read_variables
@@ -108,6 +109,10 @@ _ENTRIES = {
     "swiftnet_rn18": _Entry(functools.partial(SwiftNet, "resnet18"), _IMAGENET, stride=4),
     "swiftnet_rn34": _Entry(functools.partial(SwiftNet, "resnet34"), _IMAGENET, stride=4),
     "swiftnet_rn50": _Entry(functools.partial(SwiftNet, "resnet50"), _IMAGENET, stride=4),
+    "deeplabv3plus_rn50": _Entry(functools.partial(DeepLabV3Plus, "resnet50"), _IMAGENET, stride=4),
+    "deeplabv3plus_rn101": _Entry(
+        functools.partial(DeepLabV3Plus, "resnet101"), _IMAGENET, stride=4
+    ),
 }
 NAMES = tuple(_ENTRIES)
 
@@ -121,7 +126,8 @@ def load(
       name: one of `NAMES`. `espnet_cityscapes` has trained weights; the others start at random.
       key: a PRNG key for random parameters, where no trained ones come with the name.
       params: parameters to use instead, {'params': ..., 'batch_stats': ...}.
-      **options: fields of the module, such as `dtype=jnp.bfloat16`.
+      **options: fields of the module, such as `dtype=jnp.bfloat16` or DeepLabV3+'s
+        `output_stride=8`.
 
     Raises:
       ValueError: for an unknown name, parameters that do not fit (each is named), or not exactly

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bc_jax.policy.layers import BatchNorm, convolve
+
 # What strides may be made of: a kernel at least as wide as its stride must stay affordable.
 _PRIMES = (2, 3, 5, 7)
 
@@ -59,6 +61,7 @@ def _conv(features, strides, *, kernel=3, name, head=False, bias=False, zero=Fal
         padding=[((k - 1) // 2, (k - 1) // 2) for k in size],
         use_bias=bias,
         kernel_init=init,
+        conv_general_dilated=convolve,
         name=name,
     )
 
@@ -99,7 +102,7 @@ class PolicyNet(nn.Module):
             raise ValueError(f"policy input of {h}x{w} is not a whole number of {ph}x{pw} blocks")
 
         def norm(y, name):
-            return nn.BatchNorm(not train, momentum=self.decay, epsilon=1e-5, name=name)(y)
+            return BatchNorm(not train, self.decay, name=name)(y)
 
         strides = plan_strides(self.block_pixels, len(self.widths))
         x = x.astype(jnp.float32)

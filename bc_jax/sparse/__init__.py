@@ -1,12 +1,14 @@
 """Block-sparse execution in time: the transformation `blockcopy` and its parts."""
 
+from bc_jax.sparse.allocator import keep_memory
 from bc_jax.sparse.blocks import Blocks, block_index, combine, executed_grid, split
-from bc_jax.sparse.explain import Report, Row
+from bc_jax.sparse.explain import BlockSparsityWarning, Report, Row
 from bc_jax.sparse.halo import Halo, exchange_halo
 from bc_jax.sparse.lowering import compiler_options
 from bc_jax.sparse.transform import BlockCopy, FrameState, blockcopy
 
 __all__ = [
-    "BlockCopy", "Blocks", "FrameState", "Halo", "Report", "Row", "block_index", "blockcopy",
-    "combine", "compiler_options", "exchange_halo", "executed_grid", "split",
+    "BlockCopy", "BlockSparsityWarning", "Blocks", "FrameState", "Halo", "Report", "Row",
+    "block_index", "blockcopy", "combine", "compiler_options", "exchange_halo", "executed_grid",
+    "keep_memory", "split",
 ]  # fmt: skip

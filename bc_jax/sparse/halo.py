@@ -4,7 +4,7 @@ A windowed operation on a tile reads pixels of the blocks around it. Those of a 
 executed in this frame are this frame's; those of any other block are from the frame in which it was
 last executed. So each tensor that is read through a window has a memory. It holds, for every block,
 only what a neighbour may ask for: four strips along the block's sides (`Strips`); or all of it,
-where the strips would be much of it or a window reaches beyond the next block (`Frames`).
+where the strips would be as much or a window reaches beyond the next block (`Frames`).
 """
 
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from bc_jax.sparse import lowering
 from bc_jax.sparse.blocks import Blocks
 
 
@@ -68,8 +69,7 @@ def memory_shape(
     """Shapes of the memory for a tensor whose tiles are `[h, w, *rest]`."""
     (n, gh, gw), (h, w, *rest) = grid_shape, tile_shape
     strips = (halo.top + halo.bottom) * w + (halo.left + halo.right) * h
-    # Reading windows of a frame is fast; strips, which take more copies, are there to save memory.
-    if max(halo.top, halo.bottom) > h or max(halo.left, halo.right) > w or 2 * strips >= h * w:
+    if max(halo.top, halo.bottom) > h or max(halo.left, halo.right) > w or strips >= h * w:
         height, width = halo.top + gh * h + halo.bottom, halo.left + gw * w + halo.right
         return Frames(jax.ShapeDtypeStruct((n, height, width, *rest), dtype), halo)
 
@@ -184,19 +184,15 @@ def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0)
         return _windows(memory.array, tiles.shape, blocks, inner, halo, pad_value)
     h, w = tiles.shape[1:3]
     outside = jnp.asarray(pad_value, tiles.dtype)
-    padded_rows = []
+    around = {}
     for dy, rows in _reach(halo.top, halo.bottom, h):
-        pieces = []
         for dx, columns in _reach(halo.left, halo.right, w):
-            if dy == 0 and dx == 0:
-                pieces.append(tiles)
-                continue
-            index, inside = blocks.neighbour(dy, dx)
-            piece = _read(memory, index, dy, dx, rows, columns)
-            inside = inside.reshape(-1, *(1,) * (tiles.ndim - 1))
-            pieces.append(jnp.where(inside, piece, outside))
-        padded_rows.append(jnp.concatenate(pieces, axis=2))
-    return jnp.concatenate(padded_rows, axis=1)
+            if (dy, dx) != (0, 0):
+                index, inside = blocks.neighbour(dy, dx)
+                inside = inside.reshape(-1, *(1,) * (tiles.ndim - 1))
+                piece = _read(memory, index, dy, dx, rows, columns)
+                around[dy, dx] = jnp.where(inside, piece, outside)
+    return lowering.surround(tiles, around)
 
 
 def window_halo(dense: jax.Array, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:

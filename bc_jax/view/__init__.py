@@ -1,7 +1,17 @@
 """Pictures: panels of a frame, plots of a run, and video of both."""
 
+from bc_jax.view.layers import TITLES, layers
 from bc_jax.view.panels import panel
-from bc_jax.view.plots import plot_executed, plot_log, plot_tradeoff
+from bc_jax.view.plots import plot_executed, plot_log, plot_times, plot_tradeoff
 from bc_jax.view.video import VideoWriter
 
-__all__ = ["VideoWriter", "panel", "plot_executed", "plot_log", "plot_tradeoff"]
+__all__ = [
+    "TITLES",
+    "VideoWriter",
+    "layers",
+    "panel",
+    "plot_executed",
+    "plot_log",
+    "plot_times",
+    "plot_tradeoff",
+]

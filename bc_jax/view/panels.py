@@ -5,18 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bc_jax.view.drawing import (
-    EXECUTED,
-    block_edges,
-    colour_mapped,
-    fit_text,
-    font,
-    outline,
-    scaled,
-    spread,
-    to_uint8,
-    viridis,
-)
+from bc_jax.view.drawing import fit_text, font, viridis
+from bc_jax.view.layers import TITLES, draw_layers, highest
 
 _BACKGROUND, _TEXT, _FAINT = (18, 20, 24), (238, 240, 244), (160, 166, 176)
 _TALLEST = 9 / 16  # of the width: what fills a screen
@@ -75,48 +65,23 @@ def panel(
     figures = {name: _number(value) for name, value in (figures or {}).items()}
     height_, width_ = np.shape(frame)[:2]
     plan = _plan((height_, width_), width, title, figures)
-    block = _block(block_size, (height_, width_), executed.shape)
-    rows = block_edges(executed.shape[0], block[0], plan.view[0], height_)
-    columns = block_edges(executed.shape[1], block[1], plan.view[1], width_)
-    if rows[-1] < plan.view[0] or columns[-1] < plan.view[1]:
-        raise ValueError(
-            f"{executed.shape[0]}x{executed.shape[1]} blocks of {block[0]:g}x{block[1]:g} do not "
-            f"cover the frame of {height_}x{width_} (height x width)"
-        )
-    line = max(1, round(width / 960))
-    top = _top(gain, gain_max)
-
-    picture = scaled(to_uint8(frame), plan.view)
-    colours = scaled(palette[classes], plan.view, smooth=False)
-    blend = (0.4 * picture + 0.6 * colours).astype(np.uint8)
-    lit = spread(executed, rows, columns)[..., None]
-    dimmed = np.where(lit, picture, (picture * 0.3).astype(np.uint8))
-    blocks = outline(dimmed, executed, rows, columns, EXECUTED, line)
-    state = scaled(to_uint8(frame_state), plan.view)
-    gains = spread(colour_mapped(gain, top), rows, columns)
-
+    top = highest(gain, gain_max)
+    images = draw_layers(
+        frame, classes, executed, frame_state, gain, probabilities, palette, block_size, top,
+        plan.view, line=max(1, round(width / 960)),
+    )  # fmt: skip
     count = int(executed.sum())
-    views = [
-        ("Frame", picture, _Note(f"{width_} × {height_} pixels")),
-        ("Prediction", blend, _legend(classes, palette, class_names)),
-        (
-            "Executed blocks",
-            blocks,
-            _Note(f"{count} of {executed.size} blocks ({count / executed.size:.1%}); dark: copied"),
-        ),
-        ("Frame state", state, _Note("each block as it was last executed")),
-        (
-            "Information gain",
-            outline(gains, executed, rows, columns, (255, 255, 255), 1),
-            _Bar(top),
-        ),
-    ]
-    if probabilities is None:
-        views.append(("Classes", colours, _Note("the prediction by itself")))
-    else:
-        shown = spread(colour_mapped(np.asarray(probabilities, np.float32), 1.0), rows, columns)
-        shown = outline(shown, executed, rows, columns, (255, 255, 255), 1)
-        views.append(("Probability of execution", shown, _Bar(1.0)))
+    share = f"{count} of {executed.size} blocks ({count / executed.size:.1%}); dark: copied"
+    below = {
+        "frame": _Note(f"{width_} × {height_} pixels"),
+        "prediction": _legend(classes, palette, class_names),
+        "blocks": _Note(share),
+        "state": _Note("each block as it was last executed"),
+        "gain": _Bar(top),
+        "probability": _Bar(1.0),
+        "classes": _Note("the prediction by itself"),
+    }
+    views = [(TITLES[name], image, below[name]) for name, image in images.items()]
     return _draw(plan, views, title, figures)
 
 
@@ -226,7 +191,7 @@ def _cells(plan: _Plan, title: str, figures: Mapping[str, str]) -> list[tuple[in
     for name, value in figures.items():
         least = large.getlength("-0.00123")  # so that a changing number does not move the rest
         if not _is_number(value):
-            least = large.getlength(value)
+            least = max(least, large.getlength(value))
         wide = round(min(max(small.getlength(name), least), right - left))
         if x > left and x + wide > right:
             row, x = row + 1, left
@@ -319,22 +284,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _top(gain: np.ndarray, gain_max: float | None) -> float:
-    if gain_max is not None:
-        if not gain_max > 0:
-            raise ValueError(f"gain_max is {gain_max}; it is positive, or None")
-        return float(gain_max)
-    finite = gain[np.isfinite(gain)]
-    largest = float(finite.max()) if finite.size else 0.0
-    return largest if largest > 0 else 1.0
-
-
-def _block(block_size, size: tuple[int, int], grid: tuple[int, int]) -> tuple[float, float]:
-    if block_size is None:
-        return size[0] / grid[0], size[1] / grid[1]
-    return (block_size, block_size) if isinstance(block_size, int) else tuple(block_size)
 
 
 def _check(frame, classes, executed, state, gain, probabilities, palette, names, width):

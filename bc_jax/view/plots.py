@@ -141,6 +141,42 @@ def plot_tradeoff(
     return _save(figure, path)
 
 
+def plot_times(
+    path: str | os.PathLike,
+    parts: Mapping[str, Mapping[str, float]],
+    *,
+    title: str = "Time per frame",
+) -> Path:
+    """Milliseconds of each part of a frame, stacked in a bar for each policy.
+
+    Args:
+      path: of the picture.
+      parts: policy -> part (network, policy, learning, in one order) -> milliseconds, >= 0.
+      title: above the plot.
+
+    Returns:
+      The path.
+    """
+    figure, axes = _figure((9, 1.4 + 0.42 * len(parts)))
+    names = list(parts)
+    left = np.zeros(len(names))
+    kinds = list(dict.fromkeys(kind for times in parts.values() for kind in times))
+    for k, kind in enumerate(kinds):
+        wide = np.array([parts[name].get(kind, 0.0) for name in names])
+        hatch = ("", "//", "..")[k % 3]  # told apart without colours too
+        axes.barh(names, wide, left=left, color=COLOURS[k % len(COLOURS)], label=kind, hatch=hatch,
+                  edgecolor="white", linewidth=0.5)  # fmt: skip
+        left += wide
+    for at, total in enumerate(left):
+        axes.annotate(f"{total:.1f}", (total, at), xytext=(5, 0), textcoords="offset points",
+                      va="center")  # fmt: skip
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set(xlabel="milliseconds per frame", title=title, xlim=(0, 1.1 * max(left, default=1)))
+    _legend_below(axes, len(kinds))
+    return _save(figure, path)
+
+
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """The mean of the last `window` values, of as many as there are at the beginning.
 

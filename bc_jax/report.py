@@ -1,0 +1,335 @@
+"""One page of a run: `report.html`, a single file that shows all that the run's folder holds.
+
+    python -m bc_jax.report runs/quickstart
+
+Tables, plots, pictures and video stand in the page itself, and nothing is loaded from elsewhere.
+What a folder lacks is left out: a training run alone has no comparison of policies.
+"""
+
+import argparse
+import base64
+import html
+import json
+import os
+import string
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bc_jax import command_line
+from bc_jax.view import TITLES, plot_log, plot_times
+from bc_jax.view.plots import read_log
+
+NAME = "report.html"
+_CURVES = ("reward", "information_gain", "loss", "running_cost", "multiplier")
+_COLUMNS = (
+    ("policy", "policy", "{}", 1),
+    ("executed", "executed_fraction", "{:.3f}", 1),
+    ("GMACs", "macs_per_frame", "{:.2f}", 1e-9),
+    ("network ms", "ms_network", "{:.1f}", 1),
+    ("policy ms", "ms_policy", "{:.1f}", 1),
+    ("learning ms", "ms_learning", "{:.1f}", 1),
+    ("whole ms", "ms_per_frame", "{:.1f}", 1),
+    ("speed-up", "speedup", "{:.2f}", 1),
+    ("agreement", "agreement", "{:.4f}", 1),
+    ("mIoU to dense", "miou", "{:.3f}", 1),
+    ("gap closed", "gap_closed", "{:.2f}", 1),
+)
+# Viridis in even steps: what the pictures' colour map is, without Matplotlib.
+_VIRIDIS = np.array([
+    (68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140), (40, 174, 128),
+    (94, 201, 98), (173, 220, 48), (253, 231, 37),
+])  # fmt: skip
+_LARGEST_VIDEO = 12_000_000  # bytes that are put into the page
+
+
+def write(directory: str | Path) -> Path:
+    """Write the page of a run into its folder.
+
+    Args:
+        directory: of a training run, an evaluation, or both.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ValueError: the folder holds neither results.json nor metrics.csv, or one that is damaged.
+    """
+    directory = Path(directory)
+    results = _json(directory / "results.json")
+    metrics = _log(directory / "metrics.csv")
+    if not results and not metrics:
+        raise ValueError(
+            f"{directory} holds no run: it has neither results.json (of evaluate.py) nor "
+            "metrics.csv with a row (of train.py)"
+        )
+    config = results.get("config") or _config_of_checkpoints(directory)
+    sections = {
+        "Summary": _summary(results),
+        "Frames": _viewer(directory / "views"),
+        "Where blocks were executed": _frequencies(results, directory / "views"),
+        "Executed fraction over time": _executed(directory, metrics),
+        "Accuracy against cost": _picture(
+            directory / "tradeoff.png", "Share of pixels that differ from the dense network's."
+        ),
+        "Time per part": _times(results),
+        "Learning curves": _curves(directory, metrics),
+        "Video": _video(directory / "video.mp4"),
+        "Settings and versions": _settings(results, config),
+    }
+    sections = {title: body for title, body in sections.items() if body}
+    anchors = {title: title.lower().replace(" ", "-") for title in sections}
+    template = (Path(__file__).parent / "view" / "report.html").read_text(encoding="utf-8")
+    page = string.Template(template).substitute(
+        title=html.escape(config.get("name") or directory.name),
+        about=_about(results, config, metrics),
+        contents=" ".join(f'<a href="#{anchors[t]}">{html.escape(t)}</a>' for t in sections),
+        sections="\n".join(
+            f'<section id="{anchors[title]}"><h2>{html.escape(title)}</h2>\n{body}</section>'
+            for title, body in sections.items()
+        ),
+        viridis=", ".join(_colour(value) for value in np.linspace(0, 1, 9)),
+    )
+    path = directory / NAME
+    unfinished = path.with_name(f".{NAME}.{os.getpid()}")
+    unfinished.write_text(page, encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
+
+
+def _about(results: dict, config: dict, metrics: dict) -> str:
+    facts = []
+    model, data = config.get("model", {}), config.get("data", {})
+    if model:
+        facts.append(f"{model.get('name')} on {data.get('source')}")
+    if "frame_size" in results:
+        height, width = results["frame_size"]
+        facts.append(f"{width} × {height} pixels")
+    if "blocks" in config:
+        facts.append("blocks of {} × {}".format(*config["blocks"]["size"]))
+    if "policy" in config:
+        facts.append(f"target {results.get('target', config['policy']['target']):g}")
+    if metrics:
+        facts.append(f"trained for {int(metrics['step'][-1])} frames")
+    device = results.get("device", {})
+    if device:
+        facts.append(f"{device.get('processor') or device.get('kind')} ({device.get('platform')})")
+    return html.escape(" · ".join(facts))
+
+
+def _summary(results: dict) -> str:
+    if not results:
+        return ""
+    head = "".join(f"<th>{html.escape(title)}</th>" for title, *_ in _COLUMNS)
+    rows = ""
+    for row in results["rows"]:
+        cells = (_cell(row.get(field), form, unit) for _, field, form, unit in _COLUMNS)
+        rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
+    said = "".join(
+        f'<p class="warning">{html.escape(each)}</p>' for each in results.get("warnings", ())
+    )
+    note = (
+        "Per frame of one stream; times are medians on this machine, and the speed-up compares "
+        "the whole with the fastest dense version. Agreement is the share of pixels with the dense "
+        "network's class; gap closed is the share of the way from random to oracle."
+    )
+    return (
+        f'{said}<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
+        f'<tbody>{rows}</tbody></table></div>\n<p class="about">{note}</p>'
+    )
+
+
+def _viewer(folder: Path) -> str:
+    """The frames' views, two at a time, with a slider from one to the other."""
+    frames = sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+    images, names = "", []
+    for frame in frames:
+        for name in TITLES:
+            path = frame / f"{name}.jpg"
+            if path.is_file():
+                names += [] if name in names else [name]
+                images += (
+                    f'<img data-frame="{int(frame.name)}" data-view="{name}" '
+                    f'alt="{TITLES[name]} of frame {int(frame.name)}" src="{_data(path)}">\n'
+                )
+    if not images:
+        return ""
+    views = {name: TITLES[name] for name in names}
+    right = "blocks" if "blocks" in views else names[-1]
+    return (
+        '<div class="viewer"><div class="controls">'
+        + _choice("frame", {str(int(f.name)): f"frame {int(f.name)}" for f in frames}, None)
+        + _choice("left", views, names[0])
+        + _choice("right", views, right)
+        + '<input type="range" min="0" max="100" value="50" data-role="slider" '
+        'aria-label="from the one view to the other"></div>'
+        f'<div class="stage">{images}<div class="edge" data-role="edge"></div></div></div>\n'
+        '<p class="about">Frames are counted from the first one measured. Amber: executed in this '
+        "frame. Information gain and probability: yellow is high, violet low.</p>"
+    )
+
+
+def _choice(role: str, options: dict[str, str], chosen: str | None) -> str:
+    items = "".join(
+        f'<option value="{value}"{" selected" if value == chosen else ""}>{html.escape(text)}'
+        "</option>"
+        for value, text in options.items()
+    )
+    return f'<select data-role="{role}" aria-label="{role}">{items}</select>'
+
+
+def _frequencies(results: dict, views: Path) -> str:
+    """A map of the blocks of the policy that is drawn, over a picture of the video."""
+    known = results.get("execution_frequency", {})
+    names = [name for name in ("learned", "paper", *known) if name in known and name != "all"]
+    if not names or np.ndim(known[names[0]]) != 2:
+        return ""
+    grid = np.array(known[names[0]], float)
+    (height, width), block = results["frame_size"], results["config"]["blocks"]["size"]
+    picture = next(iter(sorted(views.glob("*/frame.jpg"))), None)
+    under = f'<image href="{_data(picture)}" width="{width}" height="{height}"/>' if picture else ""
+    cells = ""
+    for (y, x), value in np.ndenumerate(grid):
+        top, left = y * block[0], x * block[1]
+        h, w = min(block[0], height - top), min(block[1], width - left)
+        cells += (
+            f'<rect x="{left}" y="{top}" width="{w}" height="{h}" fill="{_colour(value)}" '
+            f'fill-opacity="0.72"><title>row {y}, column {x}: {value:.1%}</title></rect>'
+        )
+    return (
+        f'<figure><svg class="heat" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="how often each block was executed">{under}{cells}</svg>'
+        f"<figcaption>Share of the frames in which '{html.escape(names[0])}' executed each block, "
+        f"from {grid.min():.1%} to {grid.max():.1%}; point at a block for its figure."
+        '</figcaption><div class="bar"></div><div class="ends"><span>0 %</span><span>100 %</span>'
+        "</div></figure>"
+    )
+
+
+def _executed(directory: Path, metrics: dict) -> str:
+    shown = _picture(directory / "executed.png", "In the evaluation, frame by frame.")
+    if "executed" not in metrics:
+        return shown
+    log = directory / "metrics.csv"
+    return shown + _plot(lambda path: plot_log(path, log, ["executed"]), "While training.")
+
+
+def _times(results: dict) -> str:
+    parts = {
+        row["policy"]: {
+            "network": row["ms_network"],
+            "policy": row["ms_policy"],
+            "learning": max(0.0, row["ms_per_frame"] - row["ms_network"] - row["ms_policy"]),
+        }
+        for row in results.get("rows", ())
+        if row["ms_per_frame"] is not None
+    }
+    if not parts:
+        return ""
+    return _plot(lambda path: plot_times(path, parts), "Milliseconds per frame, by part")
+
+
+def _curves(directory: Path, metrics: dict) -> str:
+    names = [n for n in _CURVES if n in metrics and np.isfinite(metrics[n]).any()]
+    if not names:
+        return ""
+    log = directory / "metrics.csv"
+    return _plot(lambda path: plot_log(path, log, names), "Learning curves: " + ", ".join(names))
+
+
+def _video(path: Path) -> str:
+    if not path.is_file() or path.stat().st_size > _LARGEST_VIDEO:
+        return ""
+    return f'<video controls loop muted src="{_data(path)}"></video>'
+
+
+def _settings(results: dict, config: dict) -> str:
+    facts = {
+        **results.get("versions", {}),
+        "commit": results.get("commit"),
+        "command": results.get("command"),
+        "checkpoint": results.get("checkpoint"),
+        "device": ", ".join(f"{k} {v}" for k, v in results.get("device", {}).items()),
+        "dense version": results.get("dense", {}).get("version"),
+        "state": f"{results['state_bytes'] / 1e6:.1f} MB" if "state_bytes" in results else None,
+        "fallbacks": ", ".join(results.get("fallbacks", ())) or ("none" if results else None),
+    }
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
+        for name, value in facts.items()
+        if value
+    )
+    text = html.escape(json.dumps(config, indent=2))
+    details = f"<details><summary>All settings</summary><pre>{text}</pre></details>"
+    return f'<table class="facts">{rows}</table>\n{details if config else ""}'
+
+
+def _plot(draw: Callable[[Path], object], alt: str) -> str:
+    """A plot as a part of the page; nothing where Matplotlib is not there."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plot.png"
+        try:
+            draw(path)
+        except ImportError:
+            return "<p>Plots need Matplotlib: pip install 'bc_jax[video]'</p>"
+        return _picture(path, alt)
+
+
+def _picture(path: Path, alt: str) -> str:
+    if not path.is_file():
+        return ""
+    alt = html.escape(alt)
+    return (
+        f'<figure><img class="plot" src="{_data(path)}" alt="{alt}">'
+        f"<figcaption>{alt}</figcaption></figure>"
+    )
+
+
+def _data(path: Path) -> str:
+    kinds = {".png": "image/png", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
+    return f"data:{kinds[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _cell(value, form: str, unit: float) -> str:
+    if value is None:
+        return ""
+    return html.escape(form.format(value if isinstance(value, str) else value * unit))
+
+
+def _colour(value: float) -> str:
+    at = np.linspace(0, 1, len(_VIRIDIS))
+    return "#" + "".join(f"{round(np.interp(value, at, c)):02x}" for c in _VIRIDIS.T)
+
+
+def _json(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _log(path: Path) -> dict[str, np.ndarray]:
+    has_rows = path.is_file() and path.read_text(encoding="utf-8").count("\n") > 1
+    return read_log(path) if has_rows else {}
+
+
+def _config_of_checkpoints(directory: Path) -> dict:
+    newest = max((directory / "checkpoints").glob("*.json"), default=None)
+    return _json(newest).get("metadata", {}).get("config", {}) if newest else {}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the page of each run that is named."""
+    parser = argparse.ArgumentParser(prog="bc_jax.report", description=main.__doc__)
+    parser.add_argument("run", nargs="+", help="folder of a run, such as runs/quickstart")
+    with command_line.errors_told():
+        for run in parser.parse_args(argv).run:
+            print(write(run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The command `bc-jax`, and the wheel that brings it."""
+
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+
+import pytest
+import zoo
+
+from bc_jax import __version__, build, commands
+
+
+def test_help_and_version_name_what_there_is(capsys):
+    commands.main(["--help"])
+    said = capsys.readouterr().out
+    for name in ("train", "evaluate", "visualize", "explain", "bench", "convert", "report"):
+        assert f"  {name} " in said
+    commands.main(["--version"])
+    assert capsys.readouterr().out.strip() == f"bc-jax {__version__}"
+
+
+def test_an_unknown_command_is_told(capsys):
+    with pytest.raises(SystemExit) as stop:
+        commands.main(["fly"])
+    assert stop.value.code == 2
+    assert "no command 'fly'; there are train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_each_command_helps(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bc-jax"])
+    with pytest.raises(SystemExit) as stop:
+        commands.main([name, "--help"])
+    assert stop.value.code == 0
+    assert "usage" in capsys.readouterr().out.lower()
+
+
+def test_explain_prints_the_report(root, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["bc-jax"])
+    monkeypatch.setattr(build, "network", lambda config: zoo.tiny_network())
+    commands.main(["explain", "--config", "configs/debug.py", "--size", "64", "96"])
+    said = capsys.readouterr().out
+    assert "1 stream(s) of 2 x 3 blocks of 32x32" in said
+    assert "conv 3x3/4" in said
+
+
+def test_bench_times_fractions_beside_dense(root, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["bc-jax"])
+    monkeypatch.setattr(build, "network", lambda config: zoo.tiny_network())
+    small = ["--config", "configs/debug.py", "--data.size", "64", "64"]
+    commands.main(["bench", *small, "--fractions", "0.5", "--repeats", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("dense: ")
+    executed, ms, speedup, efficiency = map(float, lines[2].split())
+    assert executed == 0.5 and ms > 0
+    assert efficiency == pytest.approx(speedup / 2, abs=0.02)
+
+
+def test_the_wheel_holds_weights_clip_page_and_command(root, tmp_path):
+    if int(version("setuptools").split(".")[0]) < 77:
+        pytest.skip("needs setuptools 77 or newer to build without a network; make wheel does")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("bc_jax", "pyproject.toml", "README.md", "LICENSE"):
+        (tree / name).symlink_to(root / name)
+    build = ("-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--quiet", "-w", "out")
+    run = subprocess.run([sys.executable, *build], cwd=tree, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (wheel,) = (tree / "out").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (entry,) = (name for name in names if name.endswith("entry_points.txt"))
+        assert "bc-jax = bc_jax.commands:main" in archive.read(entry).decode()
+    for part in (
+        *("bc_jax/py.typed", "bc_jax/view/report.html", "bc_jax/train.py"),
+        *("bc_jax/models/weights/espnet_cityscapes.npz", "bc_jax/data/clips/pedestrians.mp4"),
+    ):
+        assert part in names
+    assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)

@@ -1,0 +1,61 @@
+"""Each example runs, at sizes that take seconds."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import zoo
+
+SMALL = {"size": (64, 96), "block": 32}
+
+
+@pytest.fixture(scope="module")
+def network():
+    return zoo.tiny_network()
+
+
+def example(root, name):
+    spec = importlib.util.spec_from_file_location(name, root / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["accelerate_flax", "accelerate_equinox"])
+def test_a_network_of_ones_own(root, name, capsys):
+    module = example(root, name)
+    assert module.main(**SMALL, frames=1) == 0  # everything executed: the dense network
+    assert 0 <= module.main(**SMALL, frames=3) < 0.5
+    assert "pixels of another class" in capsys.readouterr().out
+
+
+def test_the_policy_in_a_scan(root, network, capsys):
+    executed = example(root, "policy_in_scan").main(network, **SMALL, frames=7, target=0.5)
+    assert executed.shape == (6,)
+    assert (executed <= 0.75 + 1e-6).all()
+    assert "2 updates in 7 frames" in capsys.readouterr().out
+
+
+def test_many_cameras(root, network, capsys):
+    shares = example(root, "many_cameras").main(network, **SMALL, frames=4, cameras=3)
+    assert shares.shape == (3,)
+    assert (shares < 1).any()
+    assert "camera 2: executed" in capsys.readouterr().out
+
+
+def test_live(root, network, capsys, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    options = ["--source", "pedestrians", "--size", "64", "96", "--block", "32"]
+    live = example(root, "live")
+    assert live.main([*options, "--frames", "2"], network) == 2
+    assert "frame 2: " in capsys.readouterr().out
+    assert live.main([*options, "--frames", "2", "--display"], network) == 2
+    assert "▀" in capsys.readouterr().out
+
+
+def test_every_example_is_tested(root):
+    names = {path.stem for path in (root / "examples").glob("*.py")}
+    with open(__file__) as file:
+        text = file.read()
+    assert names and all(f'"{name}"' in text for name in names)
+    assert np.all([(root / "examples" / f"{name}.py").read_text()[:3] == '"""' for name in names])

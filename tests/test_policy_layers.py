@@ -1,0 +1,83 @@
+"""The policy's fast layers against the plain ones."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bc_jax.policy import layers
+
+
+def _normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "strides", "padding"),
+    [
+        ((3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((3, 3), (2, 2), ((1, 1), (1, 1))),
+        ((1, 1), (2, 2), ((0, 0), (0, 0))),
+        ((5, 3), (3, 1), ((2, 2), (1, 1))),
+    ],
+)
+@pytest.mark.parametrize("chunk", [2**21, 4000, 1])  # all rows at a time, a few, one
+def test_gradients_are_those_of_the_plain_convolution(
+    monkeypatch, streams, size, strides, padding, chunk
+):
+    monkeypatch.setattr(layers, "_CHUNK_BYTES", chunk)
+    x, kernel = _normal(0, streams, 12, 18, 5), _normal(1, *size, 5, 7)
+
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    out, pull = jax.vjp(plain, x, kernel)
+    fast, fast_pull = jax.vjp(
+        lambda x, k: layers._convolve(x, k, strides, padding), x, kernel
+    )  # fmt: skip
+    cotangent = _normal(2, *out.shape)
+    np.testing.assert_allclose(fast, out, rtol=1e-6)
+    for found, expected in zip(fast_pull(cotangent), pull(cotangent), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_dilated_convolution_is_refused():
+    with pytest.raises(ValueError, match="neither dilation nor groups"):
+        nn.Conv(4, (3, 3), kernel_dilation=2, conv_general_dilated=layers.convolve).init(
+            jax.random.key(0), jnp.zeros((1, 8, 8, 4))
+        )
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8, 5), (1, 3, 5, 4), (1, 1, 1, 3)])
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_is_flaxs(shape, train):
+    x = 3 * _normal(0, *shape) + 1
+    ours = layers.BatchNorm(not train, 0.9)
+    theirs = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5)
+    variables = {
+        "params": {"scale": 1 + _normal(1, shape[-1]) / 3, "bias": _normal(2, shape[-1])},
+        "batch_stats": {"mean": _normal(3, shape[-1]), "var": 0.5 + _normal(4, shape[-1]) ** 2},
+    }
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == jax.tree.map(
+        jnp.shape, theirs.init(jax.random.key(0), x)
+    )
+    cotangent = _normal(5, *shape)
+
+    def run(module):
+        def loss(params, x):
+            out, updated = module.apply(
+                {**variables, "params": params}, x, mutable=["batch_stats"]
+            )  # fmt: skip
+            return jnp.sum(out * cotangent), (out, updated)
+
+        grads, (out, updated) = jax.grad(loss, (0, 1), has_aux=True)(variables["params"], x)
+        return out, updated, grads
+
+    for found, expected in zip(
+        jax.tree.leaves(run(ours)), jax.tree.leaves(run(theirs)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)

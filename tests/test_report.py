@@ -1,0 +1,38 @@
+"""The page of a run that has only some of what it can show."""
+
+import json
+
+import pytest
+
+from bc_jax import report
+
+METRICS = "step,executed,reward,loss\n2,1.0,nan,nan\n4,0.5,0.1,-0.2\n6,0.3,0.2,-0.1\n"
+
+
+def test_a_training_run_alone_has_its_curves(tmp_path):
+    (tmp_path / "metrics.csv").write_text(METRICS)
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    config = {"name": "<mine>", "policy": {"target": 0.4}}
+    (checkpoints / "00000006.json").write_text(json.dumps({"metadata": {"config": config}}))
+    page = report.write(tmp_path).read_text()
+    assert "&lt;mine&gt;" in page and "<mine>" not in page
+    assert "trained for 6 frames" in page
+    assert "target 0.4" in page
+    assert "<h2>Learning curves</h2>" in page
+    assert "<h2>Summary</h2>" not in page and "<h2>Frames</h2>" not in page
+
+
+def test_a_folder_without_a_run_is_told(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        report.main([str(tmp_path)])
+    assert "holds no run" in capsys.readouterr().err
+    (tmp_path / "results.json").write_text("{ half")
+    with pytest.raises(ValueError, match="is damaged"):
+        report.write(tmp_path)
+
+
+def test_colours_are_viridis():
+    assert report._colour(0) == "#440154"
+    assert report._colour(1) == "#fde725"
+    assert report._colour(7) == "#fde725"

@@ -1,0 +1,155 @@
+"""What `explain` tells of a network: its table, whose memory is whose, and what to change."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+
+import bc_jax
+from bc_jax.sparse import BlockSparsityWarning
+
+
+def report_of(network, kernels, *, block=16, size=(64, 96), streams=1):
+    shapes = [jax.ShapeDtypeStruct(k, jnp.float32) for k in kernels]
+    frames = jax.ShapeDtypeStruct((streams, *size, 3), jnp.float32)
+    return bc_jax.blockcopy(network, block_size=block).explain(shapes, frames)
+
+
+def convolutions(p, x):
+    x = jax.nn.relu(zoo.conv(x, p[0], 2))
+    x = jax.nn.relu(zoo.conv(x, p[1], rhs_dilation=(2, 2)))
+    return zoo.conv(x, p[2])
+
+
+KERNELS = [(3, 3, 3, 8), (3, 3, 8, 8), (1, 1, 8, 4)]
+
+
+def test_rows_tell_window_tile_halo_and_cost():
+    rows = [row for row in report_of(convolutions, KERNELS).rows if row.macs]
+    assert [row.label for row in rows] == ["conv 3x3/2", "conv 3x3 dilation 2", "conv 1x1"]
+    assert [row.tile for row in rows] == [(16, 16), (8, 8), (8, 8)]
+    assert [tuple(row.halo or ()) for row in rows] == [(0, 1, 0, 1), (2, 2, 2, 2), ()]
+    assert [row.macs for row in rows] == [32 * 48 * n for n in (9 * 3 * 8, 9 * 8 * 8, 8 * 4)]
+    assert rows[1].pixels_read == pytest.approx(12 * 12 / 64)
+    read = (64 * 96 * 3 * (17 / 16) ** 2 + 32 * 48 * 8 * (2.25 + 1)) / (64 * 96 * 3 + 32 * 48 * 16)
+    assert report_of(convolutions, KERNELS).pixels_read == pytest.approx(read)
+
+
+# Networks that between them remember in every way: rings, frames, one value a block, whole arrays.
+KINDS = (
+    *("plain_cnn", "unet_nearest", "five_branches", "whole_norms", "attention", "control_flow"),
+    *("nchw", "whole_shuffles", "equinox", "multi_output"),
+)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_remembered_byte_belongs_to_one_operation(name):
+    network = zoo.build(name)
+    frames = jax.ShapeDtypeStruct((zoo.N, zoo.H, zoo.W, 3), network.dtype)
+    sparse = bc_jax.blockcopy(network.apply, network.block)
+    report = sparse.explain(network.params, frames)
+    assert sum(row.state_bytes for row in report.rows) == sum(report.memory_bytes.values())
+    for row in report.rows:
+        if row.state_bytes and row.where == "blocks":
+            assert row.halo is not None, f"{row.label} keeps what no window reads"
+
+
+def test_memory_stands_where_the_tensor_is_first_read():
+    def branches(p, x):
+        x = zoo.conv(x, p[0], 2)
+        return zoo.conv(x, p[1]) + zoo.conv(x, p[1], rhs_dilation=(4, 4))
+
+    report = report_of(branches, KERNELS[:2])
+    stem, first, second = [row for row in report.rows if row.macs]
+    assert stem.state_bytes and first.state_bytes
+    assert second.state_bytes == 0  # it reads what the first one keeps
+    assert f"{first.state_bytes / 1e3:.2f} kB" in str(report)
+
+
+def attending(p, x):
+    x = zoo.conv(x, p[0], 8)
+    n, h, w, c = x.shape
+    tokens = x.reshape(n, h * w, c)
+    scores = jax.nn.softmax(tokens @ tokens.swapaxes(1, 2), axis=-1)
+    return zoo.conv((scores @ tokens).reshape(n, h, w, c), p[1])
+
+
+def test_a_fallback_is_charged_with_all_that_it_makes_whole():
+    report = report_of(attending, KERNELS[:2], block=32)
+    pixels = 8 * 12
+    (number,) = [n for n, row in enumerate(report.rows) if row.reason]
+    assert report.forced_macs(number) == report.whole_macs == 2 * pixels * pixels * 8
+    share = 100 * report.whole_macs / report.macs
+    (line,) = [each for each in report.advice() if "to be dense" in each]
+    assert f"forces {share:.1f} % of the work to be dense" in line
+    assert line.startswith("reshape [1, 96, 8]")
+    assert line in str(report)
+
+
+def test_what_is_forced_twice_counts_for_each_and_is_not_summed():
+    def twice(p, x):
+        flipped = jnp.flip(zoo.conv(x, p[0], 2), axis=1)
+        return jax.lax.cond(flipped[0, 0, 0, 0] > 0, lambda v: zoo.conv(v, p[1]), jnp.abs, flipped)
+
+    report = report_of(twice, KERNELS[:2])
+    named = {row.name: report.forced_macs(n) for n, row in enumerate(report.rows) if row.reason}
+    assert named["rev"] == named["cond"] == report.whole_macs
+
+
+def test_a_halo_that_eats_the_gain_is_told_with_what_larger_blocks_would_do():
+    def dilated(p, x):
+        return zoo.conv(zoo.conv(x, p[0], 2), p[1], rhs_dilation=(8, 8))
+
+    (line,) = report_of(dilated, KERNELS[:2]).advice()
+    assert "9.0 pixels for each pixel of its tiles of 8x8" in line
+    assert "blocks of 32x32 would make it 4.0" in line
+    larger = report_of(dilated, KERNELS[:2], block=32, size=(64, 96))
+    assert max(row.pixels_read for row in larger.rows) == pytest.approx(4)
+    assert not any("halo" in each for each in report_of(convolutions, KERNELS).advice())
+
+
+def test_tiles_that_are_too_small_are_told_with_the_block_that_is_not():
+    def strided(p, x):
+        return zoo.conv(zoo.conv(x, p[0], 8), p[2])
+
+    (line,) = report_of(strided, KERNELS).advice()
+    assert "tiles of down to 2x2" in line
+    assert "blocks of 32x32 would make them 4x4" in line
+    assert report_of(strided, KERNELS, block=32).advice() == ()
+
+
+def looping(p, x):
+    return jax.lax.fori_loop(0, 2, lambda _, v: zoo.conv(v, p[0]), x)
+
+
+def test_a_network_that_gains_nothing_warns():
+    kernel = [(3, 3, 3, 3)]
+    with pytest.warns(BlockSparsityWarning, match=r"100\.0 % .* scan .*no rule for scan"):
+        report_of(looping, kernel)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report_of(convolutions, KERNELS)
+        report_of(attending, KERNELS[:2], block=32)
+
+
+def test_the_runner_warns_too():
+    params = [np.zeros((3, 3, 3, 3), np.float32)]
+    runner = bc_jax.Runner(looping, params, block_size=16, policy="all")
+    with pytest.warns(BlockSparsityWarning):
+        runner(np.zeros((16, 16, 3), np.float32))
+
+
+def test_the_table_is_aligned_and_sums_up():
+    report = report_of(convolutions, KERNELS, streams=2)
+    lines = str(report).splitlines()
+    head, total = lines[0], next(line for line in lines if line.startswith("all "))
+    ends = head.index("MACs") + 4
+    assert {line[:ends].rstrip()[-1] for line in lines[2:5]} <= {"M", "k"}
+    assert total[:ends].rstrip().endswith(f"{report.macs / 1e6:.2f} M")
+    assert "100.0 %" in total
+    assert f"{report.state_bytes / 1e3:.2f} kB" in total
+    assert "2 stream(s) of 4 x 6 blocks of 16x16" in str(report)
+    assert "3.33 times fewer MACs" in str(report)

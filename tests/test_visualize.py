@@ -1,0 +1,121 @@
+"""The video of a run, and what shows pictures as they are made."""
+
+import io
+import os
+import signal
+import sys
+
+import av
+import numpy as np
+import pytest
+import zoo
+from PIL import Image
+
+from bc_jax import build, visualize
+from bc_jax.data import open_source
+from bc_jax.evaluation import Evaluation
+from bc_jax.view import VideoWriter
+from bc_jax.view.display import Terminal, displayed
+
+SETTINGS = ("--config", "configs/debug.py", "--width", "1280")
+
+
+def decoded(path):
+    with av.open(str(path)) as video:
+        stream = video.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        return [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A video of one's own: nine frames whose size is no multiple of the blocks."""
+    path = tmp_path / "own.mp4"
+    with VideoWriter(path, 12.5) as writer:
+        for frame in open_source("pedestrians", size=(90, 120), frames=9):
+            writer.write(frame)
+    return path
+
+
+def run(*arguments, monkeypatch):
+    monkeypatch.setattr(build, "network", lambda config: zoo.tiny_network())
+    arguments = list(map(str, arguments))
+    monkeypatch.setattr(sys, "argv", ["visualize", *arguments])
+    visualize.main(arguments)
+
+
+def test_a_video_of_ones_own_is_one_command(root, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    output = tmp_path / "drawn" / "out.mp4"
+    own = ("--input", clip, "--output", output, "--stills", "4", "--data.size", "90", "120")
+    run(*SETTINGS, *own, monkeypatch=monkeypatch)
+    assert str(output) in capsys.readouterr().out
+    frames = decoded(output)
+    assert len(frames) == 9
+    data = output.read_bytes()
+    assert data.find(b"moov") < data.find(b"mdat")  # it plays while it loads
+    with av.open(str(output)) as video:
+        assert float(video.streams.video[0].average_rate) == pytest.approx(12.5)
+    stills = sorted((output.parent / "out_stills").glob("*.png"))
+    assert [path.name for path in stills] == ["000000.png", "000004.png", "000008.png"]
+    picture = np.asarray(Image.open(stills[1]))
+    assert picture.shape == frames[4].shape
+    assert np.abs(frames[4].astype(float) - picture).mean() < 5
+
+
+def test_ctrl_c_leaves_a_video_that_plays(root, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    output = tmp_path / "out.mp4"
+    measured = Evaluation.glance
+
+    def interrupt(evaluation):
+        if len(evaluation.dense_row.measurements) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return measured(evaluation)
+
+    monkeypatch.setattr(Evaluation, "glance", interrupt)
+    own = ("--input", clip, "--output", output, "--data.size", "90", "120")
+    run(*SETTINGS, *own, monkeypatch=monkeypatch)
+    assert len(decoded(output)) == 3
+    assert "3 frames" in capsys.readouterr().out
+
+
+def test_a_video_that_is_cut_short_is_drawn_as_far_as_it_goes(
+    root, clip, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(root)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(clip.read_bytes()[:-400])
+    output = tmp_path / "out.mp4"
+    own = ("--input", cut, "--output", output, "--data.size", "90", "120")
+    run(*SETTINGS, *own, monkeypatch=monkeypatch)
+    assert "ends early" in capsys.readouterr().out
+    assert 2 <= len(decoded(output)) < 9
+
+
+def test_the_input_is_drawn_from_its_beginning_whatever_the_config_measures():
+    arguments = visualize.Arguments(input="other.mp4", frames=5)
+    config = visualize.only_learned(visualize.DEFAULT, arguments)
+    assert config.data.source == "other.mp4"
+    assert (config.evaluate.start, config.evaluate.frames) == (0, 5)
+    assert config.evaluate.policies == ("learned",)
+
+
+def test_the_terminal_shows_the_picture_in_half_blocks():
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, 40:] = (10, 200, 30)
+    stream = io.StringIO()
+    terminal = Terminal(stream, size=(11, 40))
+    assert terminal.show(picture)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 10
+    assert all(line.count("▀") == 40 for line in lines)
+    assert lines[3].count("38;2;10;200;30;48;2;10;200;30") == pytest.approx(20, abs=1)
+    terminal.show(picture)
+    assert stream.getvalue().count("\x1b[2J") == 1  # later pictures are drawn over it
+
+
+def test_what_is_not_wanted_is_not_shown(capsys):
+    with displayed(False) as show:
+        assert show(np.zeros((4, 4, 3), np.uint8))
+    assert capsys.readouterr().out == ""
