@@ -58,7 +58,7 @@ def test_split_has_one_tile_per_place():
     np.testing.assert_array_equal(sparse.split(dense, blocks).ravel()[:2], [5, 23])
 
 
-# Strips (narrow, some sides only, nearly all of a tile), and frames: beyond a tile, beyond two.
+# Strips (narrow, some sides only), and frames: wide, beyond a tile, beyond two.
 HALOS = [(1, 1, 1, 1), (2, 0, 0, 1), (0, 1, 1, 2), (5, 2, 1, 3), (13, 2, 1, 11), (25, 25, 21, 21)]
 
 
@@ -74,7 +74,7 @@ def test_halo_is_what_the_padded_image_shows(seed, halo, pad_value):
         lambda s: jnp.zeros(s.shape, s.dtype),
         memory_shape(halo, (N, GH, GW), (h, w, C), jnp.float32),
     )
-    assert isinstance(memory, Strips if seed < 4 else Frames)
+    assert isinstance(memory, Strips if seed < 3 else Frames)
     everything = blocks_of(np.ones((N, GH, GW), bool))
     tiles = sparse.split(jnp.asarray(first), everything)
     _, memory = sparse.exchange_halo(tiles, memory, everything, halo=halo, pad_value=pad_value)

@@ -4,7 +4,7 @@ A windowed operation on a tile reads pixels of the blocks around it. Those of a 
 executed in this frame are this frame's; those of any other block are from the frame in which it was
 last executed. So each tensor that is read through a window has a memory. It holds, for every block,
 only what a neighbour may ask for: four strips along the block's sides (`Strips`); or all of it,
-where the strips would be as much or a window reaches beyond the next block (`Frames`).
+where the strips would be much of it or a window reaches beyond the next block (`Frames`).
 """
 
 from typing import NamedTuple
@@ -69,7 +69,8 @@ def memory_shape(
     """Shapes of the memory for a tensor whose tiles are `[h, w, *rest]`."""
     (n, gh, gw), (h, w, *rest) = grid_shape, tile_shape
     strips = (halo.top + halo.bottom) * w + (halo.left + halo.right) * h
-    if max(halo.top, halo.bottom) > h or max(halo.left, halo.right) > w or strips >= h * w:
+    # Reading windows of a frame is fast; strips, which take more copies, are there to save memory.
+    if max(halo.top, halo.bottom) > h or max(halo.left, halo.right) > w or 2 * strips >= h * w:
         height, width = halo.top + gh * h + halo.bottom, halo.left + gw * w + halo.right
         return Frames(jax.ShapeDtypeStruct((n, height, width, *rest), dtype), halo)
 
