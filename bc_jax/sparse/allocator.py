@@ -11,10 +11,9 @@ def keep_memory() -> bool:
     """Let this process keep the memory that it frees, so that the next frame finds it ready.
 
     A compiled program asks for its temporary arrays at each call. On Linux the C library gets
-    large ones from the kernel, which clears every page, and gives them back when the call is over:
-    for a network on video that is a tenth of the time and more. Call this once, at the beginning
-    of a program; `train.py`, `evaluate.py` and the benchmarks do. It holds for all that the
-    process allocates, and has no effect on a GPU's memory.
+    large ones from the kernel, which clears every page, and gives them back when the call is over.
+    Call this once, at the beginning of a program; the command-line tools and the benchmarks do. It
+    holds for all that the process allocates, and has no effect on a GPU's memory.
 
     Returns:
         Whether the C library took it: True with glibc, False elsewhere, where nothing is changed.
