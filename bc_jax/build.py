@@ -41,35 +41,16 @@ def training_frames(config: Config, position: dict | None = None) -> data.Batche
     return data.batches(source, streams, passes=passes, position=position)
 
 
-def training_length(config: Config) -> int | None:
-    """How many batches `training_frames` gives in all; None where it cannot be known."""
-    length = training_frames(config).length
-    return length and length * config.data.passes
-
-
 def evaluation_frames(config: Config) -> data.Batches:
     """The frames of `config.data`, from `config.evaluate.start` on, as many as it says."""
-    return data.batches(_evaluated(config), config.data.streams)
+    frames = config.data.frames if config.evaluate.frames is None else config.evaluate.frames
+    source = _source(config, evaluation_start(config), frames)
+    return data.batches(source, config.data.streams)
 
 
 def evaluation_start(config: Config) -> int:
     """The first frame of `evaluation_frames`, counted in the source."""
     return config.data.start if config.evaluate.start is None else config.evaluate.start
-
-
-def evaluation_length(config: Config) -> int | None:
-    """How many batches `evaluation_frames` gives; None where it cannot be known."""
-    return evaluation_frames(config).length
-
-
-def evaluation_fps(config: Config) -> float | None:
-    """Frames per second of the source of `evaluation_frames`; None where it is not known."""
-    return _evaluated(config).fps
-
-
-def _evaluated(config: Config) -> data.Source:
-    frames = config.data.frames if config.evaluate.frames is None else config.evaluate.frames
-    return _source(config, evaluation_start(config), frames)
 
 
 def _source(config: Config, start: int, frames: int | None) -> data.Source:

@@ -37,7 +37,7 @@ def evaluate(config: Config, checkpoint: str | None) -> None:
     step, damage = 0, None
     network = build.network(config)
     frames = build.evaluation_frames(config)
-    progress = Progress(build.evaluation_length(config))
+    progress = Progress(frames.length)
     evaluation = Evaluation(
         config,
         network,
@@ -45,7 +45,7 @@ def evaluate(config: Config, checkpoint: str | None) -> None:
         checkpoint=checkpoint,
         on_compile=lambda what: progress.update(step, note=f"compiling {what}, once"),
     )
-    film = Film(evaluation, results.wanted(config))
+    film = Film(evaluation, results.wanted(config, frames.length))
 
     with progress, film, command_line.stopping() as asked_to_stop:
         try:

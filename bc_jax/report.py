@@ -19,24 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from bc_jax import command_line
+from bc_jax.results import cells
 from bc_jax.view import TITLES, plot_log, plot_times
 from bc_jax.view.plots import read_log
 
 NAME = "report.html"
 _CURVES = ("reward", "information_gain", "loss", "running_cost", "multiplier")
-_COLUMNS = (
-    ("policy", "policy", "{}", 1),
-    ("executed", "executed_fraction", "{:.3f}", 1),
-    ("GMACs", "macs_per_frame", "{:.2f}", 1e-9),
-    ("network ms", "ms_network", "{:.1f}", 1),
-    ("policy ms", "ms_policy", "{:.1f}", 1),
-    ("learning ms", "ms_learning", "{:.1f}", 1),
-    ("whole ms", "ms_per_frame", "{:.1f}", 1),
-    ("speed-up", "speedup", "{:.2f}", 1),
-    ("agreement", "agreement", "{:.4f}", 1),
-    ("mIoU to dense", "miou", "{:.3f}", 1),
-    ("gap closed", "gap_closed", "{:.2f}", 1),
-)
 # Viridis in even steps: what the pictures' colour map is, without Matplotlib.
 _VIRIDIS = np.array([
     (68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140), (40, 174, 128),
@@ -122,11 +110,11 @@ def _about(results: dict, config: dict, metrics: dict) -> str:
 def _summary(results: dict) -> str:
     if not results:
         return ""
-    head = "".join(f"<th>{html.escape(title)}</th>" for title, *_ in _COLUMNS)
+    titles, *lines = cells(results["rows"], without=("disagreement",))
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
     rows = ""
-    for row in results["rows"]:
-        cells = (_cell(row.get(field), form, unit) for _, field, form, unit in _COLUMNS)
-        rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
+    for line in lines:
+        rows += "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>\n"
     said = "".join(
         f'<p class="warning">{html.escape(each)}</p>' for each in results.get("warnings", ())
     )
@@ -290,12 +278,6 @@ def _picture(path: Path, alt: str) -> str:
 def _data(path: Path) -> str:
     kinds = {".png": "image/png", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
     return f"data:{kinds[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _cell(value, form: str, unit: float) -> str:
-    if value is None:
-        return ""
-    return html.escape(form.format(value if isinstance(value, str) else value * unit))
 
 
 def _colour(value: float) -> str:

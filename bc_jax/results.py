@@ -8,12 +8,12 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from bc_jax import build
 from bc_jax.config import Config, to_json
 from bc_jax.evaluation import DENSE, LEARNING, MATCHED, Evaluation, Measurement, Row
 from bc_jax.film import Wanted
@@ -25,33 +25,45 @@ _FAR, _ALIKE = 0.15, 0.05
 # Frames of which every view is kept, spread over an evaluation.
 _VIEWS = 4
 
-_COLUMNS = (
-    ("policy", "policy", "{}", 1),
-    ("executed", "executed_fraction", "{:.3f}", 1),
-    ("GMACs", "macs_per_frame", "{:.2f}", 1e-9),
-    ("network ms", "ms_network", "{:.1f}", 1),
-    ("whole ms", "ms_per_frame", "{:.1f}", 1),
-    ("speedup", "speedup", "{:.2f}", 1),
-    ("agreement", "agreement", "{:.4f}", 1),
-    ("disagreement", "disagreement", "{:.4f}", 1),
-    ("mIoU to dense", "miou", "{:.3f}", 1),
-    ("mIoU", "miou_labels", "{:.3f}", 1),
-    ("mIoU last", "miou_labels_last", "{:.3f}", 1),
-    ("gap closed", "gap_closed", "{:.2f}", 1),
-)
+# Of a row of results: each figure's heading, its form, and the unit that it is shown in.
+_FIGURES = {
+    "policy": ("policy", "{}", 1),
+    "executed_fraction": ("executed", "{:.3f}", 1),
+    "macs_per_frame": ("GMACs", "{:.2f}", 1e-9),
+    "ms_network": ("network ms", "{:.1f}", 1),
+    "ms_policy": ("policy ms", "{:.1f}", 1),
+    "ms_learning": ("learning ms", "{:.1f}", 1),
+    "ms_per_frame": ("whole ms", "{:.1f}", 1),
+    "speedup": ("speedup", "{:.2f}", 1),
+    "agreement": ("agreement", "{:.4f}", 1),
+    "disagreement": ("disagreement", "{:.4f}", 1),
+    "miou": ("mIoU to dense", "{:.3f}", 1),
+    "miou_labels": ("mIoU", "{:.3f}", 1),
+    "miou_labels_last": ("mIoU last", "{:.3f}", 1),
+    "gap_closed": ("gap closed", "{:.2f}", 1),
+}
+
+
+def cells(rows: list[dict], *, without: Sequence[str] = ()) -> list[list[str]]:
+    """The headings, and then each row of `Evaluation.results`, as text.
+
+    The columns that compare with labels are left out where there are none.
+
+    Args:
+        rows: the results.
+        without: fields that are left out.
+    """
+    labelled = any(row.get("miou_labels") is not None for row in rows)
+    fields = [f for f in _FIGURES if labelled or not f.startswith("miou_labels")]
+    fields = [f for f in fields if f not in without]
+    shown = [[_cell(row.get(f), *_FIGURES[f][1:]) for f in fields] for row in rows]
+    return [[_FIGURES[f][0] for f in fields], *shown]
 
 
 def table(rows: list[dict]) -> str:
-    """The rows of `Evaluation.results` as a table in Markdown that is aligned as text too.
-
-    The columns that compare with labels are left out where there are none.
-    """
-    labelled = any(row["miou_labels"] is not None for row in rows)
-    columns = [c for c in _COLUMNS if labelled or not c[1].startswith("miou_labels")]
-    lines = [[title for title, *_ in columns]]
-    for row in rows:
-        lines.append([_cell(row[field], form, unit) for _, field, form, unit in columns])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    """The rows of `Evaluation.results` as a table in Markdown that is aligned as text too."""
+    lines = cells(rows, without=("ms_policy", "ms_learning"))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     lines.insert(1, ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])])
     return "\n".join(
         "| "
@@ -167,10 +179,9 @@ def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint)
         plot_tradeoff(directory / "tradeoff.png", points)
 
 
-def wanted(config: Config) -> Wanted:
-    """What an evaluation draws: what the settings say, and the views of a few frames."""
+def wanted(config: Config, length: int | None) -> Wanted:
+    """What an evaluation of `length` frames draws: as the settings say, and a few frames' views."""
     settings, directory = config.evaluate, config.directory
-    length = build.evaluation_length(config)
     kept = set() if length is None else {round(length * (k + 0.5) / _VIEWS) for k in range(_VIEWS)}
     if settings.picture is not None:
         kept.add(settings.picture)

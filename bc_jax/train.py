@@ -61,7 +61,7 @@ def train(config: Config, arguments: Arguments) -> None:
 
     log = Logger(
         config.directory / "metrics.csv",
-        total=build.training_length(config),
+        total=frames.length and frames.length * config.data.passes,
         resume=step or None,
         every=config.train.log_every,
         show=SHOWN,

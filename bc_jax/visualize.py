@@ -63,7 +63,7 @@ def visualize(config: Config, arguments: Arguments) -> None:
     config = only_learned(config, arguments)
     network = build.network(config)
     frames = build.evaluation_frames(config)
-    progress = Progress(build.evaluation_length(config))
+    progress = Progress(frames.length)
     step = 0
     evaluation = Evaluation(
         config,
@@ -72,7 +72,7 @@ def visualize(config: Config, arguments: Arguments) -> None:
         checkpoint=arguments.checkpoint,
         on_compile=lambda what: progress.update(step, note=f"compiling {what}, once"),
     )
-    wanted = what_is_drawn(arguments, build.evaluation_fps(config))
+    wanted = what_is_drawn(arguments, frames.fps)
     film = Film(evaluation, wanted)
     with contextlib.ExitStack() as stack:
         stack.enter_context(film)

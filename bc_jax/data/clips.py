@@ -131,6 +131,7 @@ class Batches(Iterator[Batch]):
                     f"{shown(sources[0].size)}; open both with one size=(height, width)"
                 )
         self.size = sources[0].size  # (H, W)
+        self.fps = sources[0].fps  # frames per second; None where that is not known
         self.streams = streams
         self._sources, self._passes = list(sources), passes
         self._clips = cut(sources, streams, clip_frames)

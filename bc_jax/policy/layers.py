@@ -5,7 +5,6 @@ gradient of a convolution's kernel, and its sums over space of few channels, are
 slower on a CPU than a matrix product and than sums over many columns.
 """
 
-import functools
 import math
 
 import flax.linen as nn
@@ -19,24 +18,20 @@ _CHUNK_BYTES = 2**21
 _PIXELS_ABREAST = 8
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x, kernel, strides, padding):
+def _plainly(x, kernel, strides, padding):
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS)
 
 
+_convolve = jax.custom_vjp(_plainly, nondiff_argnums=(2, 3))
+
+
 def _forward(x, kernel, strides, padding):
-    return _convolve(x, kernel, strides, padding), (x, kernel)
+    return _plainly(x, kernel, strides, padding), (x, kernel)
 
 
 def _backward(strides, padding, kept, cotangent):
     x, kernel = kept
-    plain = functools.partial(
-        jax.lax.conv_general_dilated,
-        window_strides=strides,
-        padding=padding,
-        dimension_numbers=_DIMENSIONS,
-    )
-    (for_x,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(cotangent)
+    (for_x,) = jax.linear_transpose(lambda x: _plainly(x, kernel, strides, padding), x)(cotangent)
     return for_x, kernel_gradient(x, cotangent, kernel.shape[:2], strides, padding)
 
 
@@ -94,12 +89,8 @@ def convolve(lhs, rhs, window_strides, padding, *, lhs_dilation, rhs_dilation, *
     """
     if {*lhs_dilation, *rhs_dilation, options.get("feature_group_count", 1)} != {1}:
         raise ValueError("the policy's convolution has neither dilation nor groups")
-    padding = tuple(map(tuple, padding))
-    if jax.default_backend() == "cpu":
-        return _convolve(lhs, rhs, tuple(window_strides), padding)
-    return jax.lax.conv_general_dilated(
-        lhs, rhs, window_strides, padding, dimension_numbers=_DIMENSIONS
-    )
+    fits = _convolve if jax.default_backend() == "cpu" else _plainly
+    return fits(lhs, rhs, tuple(window_strides), tuple(map(tuple, padding)))
 
 
 class BatchNorm(nn.Module):
