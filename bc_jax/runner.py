@@ -14,16 +14,61 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.policy import PolicyConfig
-from bc_jax.sparse import BlockCopy, blockcopy, compiler_options
+from bc_jax.sparse import BlockCopy, FrameState, blockcopy, compiler_options
 from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, only_array
 
-__all__ = ["BASELINES", "Decision", "Outcome", "Runner", "RunnerState", "Steps", "capacities"]
+__all__ = [
+    "BASELINES",
+    "Decision",
+    "Outcome",
+    "Programs",
+    "Runner",
+    "RunnerState",
+    "Steps",
+    "capacities",
+]
 
 
 def capacities(total: int, steps: int) -> tuple[int, ...]:
     """The capacities that programs are compiled for: multiples of total/steps, rounded up."""
     unit = -(-total // steps)
     return tuple(min(total, unit * i) for i in range(1, -(-total // unit) + 1))
+
+
+class Programs:
+    """The pieces of `Steps`, compiled; a program copies what it returns, so these return less."""
+
+    def __init__(self, steps: Steps):
+        """Nothing is compiled before it is called."""
+
+        def decide(*args, **options):
+            state, decision = steps.decide(*args, **options)
+            return state.replace(frame_state=None, policy=None), decision
+
+        options = {"compiler_options": compiler_options()}
+        self.init = jax.jit(steps.init, **options)
+        self._decide = jax.jit(decide, static_argnames="learns", **options)
+        self.choose = jax.jit(steps.choose, static_argnames="capacity", **options)
+        self._settle = jax.jit(steps.settle, **options)
+        self.learn = jax.jit(steps.learn, donate_argnums=0, **options)
+
+    def decide(self, state: RunnerState, frames, reset, **options):
+        """`Steps.decide`; the state that is returned is without the network's memory."""
+        after, decision = self._decide(state, frames, reset, **options)
+        return after.replace(policy=state.policy), decision
+
+    def settle(self, state: RunnerState, decision: Decision, memory: FrameState):
+        """`Steps.settle` of what `decide` returned, and the next state with its memory."""
+        policy = state.policy
+        if policy is not None:  # what only learning changes
+            learnt = {
+                name: getattr(policy, name) for name in ("params", "batch_stats", "opt_state")
+            }
+            state = state.replace(policy=policy.replace(**dict.fromkeys(learnt)))
+        state, outcome = self._settle(state, decision, memory)
+        if policy is not None:
+            state = state.replace(policy=state.policy.replace(**learnt))
+        return state.replace(frame_state=memory), outcome
 
 
 class Runner:
@@ -80,17 +125,11 @@ class Runner:
         self._capacity_steps = capacity_steps
         self._on_compile = on_compile or (lambda what: None)
         self._known: set[str] = set()
-        options = {"compiler_options": compiler_options()}
-        self._init = jax.jit(self.steps.init, **options)
-        self._decide = jax.jit(_without_memory(self.steps.decide), **options)
-        self._choose = jax.jit(self.steps.choose, static_argnames="capacity", **options)
-        self._network = sparse.compiled
-        self._settle = jax.jit(self.steps.settle, **options)
-        self._learn = jax.jit(self.steps.learn, donate_argnums=0, **options)
+        self._programs = Programs(self.steps)
 
     def start(self, frames) -> RunnerState:
         """The state before the first frame; frames [N, H, W, 3] give shape and dtype."""
-        return self._init(self._key, self.params, frames)
+        return self._programs.init(self._key, self.params, frames)
 
     def __call__(self, frames, reset=None, *, dense=None, count=None):
         """Run one frame of each stream.
@@ -125,29 +164,32 @@ class Runner:
             )
         reset = np.zeros(frames.shape[0], bool) if reset is None else np.asarray(reset, bool)
         count = None if count is None else np.int32(count)
-        self._notice("policy")
+        learns = self.learning and (int(self.state.frame) + 1) % self.steps.train_interval == 0
+        self._notice("policy that learns" if learns else "policy")
         clock = time.perf_counter()
-        light, self.decision = self._decide(self.state, frames, reset, dense=dense, count=count)
-        wanted = int(self.decision.count)  # the one number that is read back
+        after, decision = self._programs.decide(
+            self.state, frames, reset, dense=dense, count=count, learns=learns
+        )
+        self.decision = decision.replace(looked=None)
+        wanted = int(decision.count)  # the one number that is read back
         sizes = capacities(total, self._capacity_steps)
         capacity = next(size for size in sizes if size >= wanted)
         self._notice(f"network for {capacity} blocks")
-        grid, frames = self._choose(self.decision, frames, capacity=capacity)
+        grid, frames = self._programs.choose(self.decision, frames, capacity=capacity)
         clock = self._lap("policy", clock)
         # The network writes into the memory, so that this state cannot be used again.
-        memory, policy = self.state.frame_state, self.state.policy
-        memory = self._network(self.params, memory, frames, grid, capacity=capacity)
+        memory = self.steps.sparse.compiled(
+            self.params, self.state.frame_state, frames, grid, capacity=capacity
+        )
         jax.block_until_ready(memory)
         clock = self._lap("network", clock)
-        light, self.outcome = self._settle(light.replace(policy=policy), self.decision, memory)
-        self.state = light.replace(frame_state=memory)
+        self.state, self.outcome = self._programs.settle(after, self.decision, memory)
         jax.block_until_ready(self.outcome)
         self.times["policy"] += time.perf_counter() - clock
         self.times["learning"] = 0.0
-        if self.learning and int(self.state.frame) % self.steps.train_interval == 0:
-            self._notice("learning")
+        if learns:
             clock = time.perf_counter()
-            learnt, self.metrics = self._learn(self.state.policy, self.decision, self.outcome)
+            learnt, self.metrics = self._programs.learn(self.state.policy, decision, self.outcome)
             self.state = self.state.replace(policy=learnt)
             jax.block_until_ready(learnt)
             self._lap("learning", clock)
@@ -163,13 +205,3 @@ class Runner:
             self._known.add(what)
             self.compiled += (what,)
             self._on_compile(what)
-
-
-def _without_memory(decide: Callable) -> Callable:
-    """`decide` that leaves out of the state it returns what it does not change: copies cost."""
-
-    def light(state, frames, reset, *, dense, count):
-        state, decision = decide(state, frames, reset, dense=dense, count=count)
-        return state.replace(frame_state=None, policy=None), decision
-
-    return light

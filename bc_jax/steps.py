@@ -63,6 +63,7 @@ class Decision:
         allowed: bool [N, 1, 1], False for a stream whose frame is left out.
         counts: bool [N], streams that the policy learns from in this frame.
         count: int32 [], blocks wanted over all streams.
+        looked: what to learn from, where `decide` was told that this frame is learnt from.
     """
 
     observation: Observation
@@ -72,6 +73,7 @@ class Decision:
     allowed: jax.Array
     counts: jax.Array
     count: jax.Array
+    looked: policies.Look | None = None
 
 
 @struct.dataclass
@@ -168,7 +170,9 @@ class Steps:
         observation = self._observe(state, jnp.zeros(frames.shape, frames.dtype))
         return state.replace(policy=policies.init(policy_key, observation, self._policy))
 
-    def decide(self, state: RunnerState, frames, reset=None, *, dense=None, count=None):
+    def decide(
+        self, state: RunnerState, frames, reset=None, *, dense=None, count=None, learns=False
+    ):
         """Let the policy look at the frames and draw a grid.
 
         Args:
@@ -178,6 +182,8 @@ class Steps:
             reset: bool [N], True where a stream begins anew with this frame.
             dense: logits [N, h, w, classes] of the dense network, for the oracle.
             count: int [], blocks that a baseline executes over all streams, in place of its target.
+            learns: whether `learn` follows, static: the decision then keeps what that needs, and
+                the policy looks at the frame once instead of twice.
 
         Returns:
             The state, with new randomness, and the Decision.
@@ -194,9 +200,13 @@ class Steps:
             whole = jnp.isfinite(frames).all(axis=(1, 2, 3))
         observation = self._observe(state, frames)
         key, now = jax.random.split(state.key)
-        carry = state.carry
+        carry, looked = state.carry, None
         if self.learns:
-            scores = policies.logits(state.policy, observation, self._policy)
+            if learns:
+                looked = policies.look(state.policy, observation, self._policy)
+                scores = looked.logits
+            else:
+                scores = policies.logits(state.policy, observation, self._policy)
             sampled = policies.sample_grid(now, scores)
         else:
             dense = None if dense is None else self._reduce(dense, frames)
@@ -213,6 +223,7 @@ class Steps:
             allowed=allowed,
             counts=whole & ~state.missing.any(axis=(1, 2)),
             count=wanted.sum(dtype=jnp.int32),
+            looked=looked,
         )
         skipped = state.skipped_frames + (~whole).astype(jnp.int32)
         return state.replace(key=key, carry=carry, skipped_frames=skipped), decision
@@ -288,6 +299,7 @@ class Steps:
             self._policy,
             weight=decision.counts,
             gain=outcome.gain,
+            looked=decision.looked,
         )
 
     def step(self, params, state: RunnerState, frames, reset=None, *, capacity: int):
@@ -296,16 +308,18 @@ class Steps:
         Returns:
             The next state, and the Outcome; the outputs are `state.frame_state.outputs`.
         """
+        policy = state.policy
         state, decision = self.decide(state, frames, reset)
         state, outcome = self.execute(params, state, decision, frames, capacity=capacity)
+
+        def learnt(now):
+            # Looked at once more, in these frames alone: a look to learn from is dear to keep.
+            looked = policies.look(policy, decision.observation, self._policy)
+            return self.learn(now, decision.replace(looked=looked), outcome)[0]
+
         if self.learns:
-            learnt = jax.lax.cond(
-                state.frame % self.train_interval == 0,
-                lambda p: self.learn(p, decision, outcome)[0],
-                lambda p: p,
-                state.policy,
-            )
-            state = state.replace(policy=learnt)
+            due = state.frame % self.train_interval == 0
+            state = state.replace(policy=jax.lax.cond(due, learnt, lambda p: p, state.policy))
         return state, outcome
 
     def _see(self, frame_state: FrameState) -> jax.Array:

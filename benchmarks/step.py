@@ -8,14 +8,16 @@ on what the policy has learnt; the policy looks, draws and is read back as it is
 """
 
 import argparse
+import functools
 import itertools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bc_jax.policy import PolicyConfig
-from bc_jax.sparse import compiler_options
+from bc_jax.runner import Programs
 from bc_jax.steps import Steps
 from benchmarks.cases import (
     Case,
@@ -28,7 +30,7 @@ from benchmarks.cases import (
     sparse_program,
 )
 from benchmarks.network import fastest, milliseconds
-from benchmarks.timing import alternate, efficiency, table, write_rows
+from benchmarks.timing import Timing, alternate, efficiency, table, write_rows
 
 POLICIES = {
     "paper": PolicyConfig.paper,
@@ -83,13 +85,21 @@ def measure(
             | {"dense_version": best, **milliseconds(timings[best], "dense")}
             | {"policy_macs_share": shares[name]}
             | _sums(
-                {part: timings[called[part]].median for part in PARTS},
+                {part: timings[called[part]].median for part in PARTS}
+                | {"learning": _learning(timings, name)},
                 dense=timings[best].median,
                 train_interval=train_interval,
                 fraction=fraction,
             )
         )
     return rows
+
+
+def _learning(timings: dict[str, Timing], name: str) -> float:
+    """Seconds of an update: its own, and what looking takes longer where it is learnt from."""
+    look = {what: timings[f"{name} {what}"].median for what in ("policy", "policy that learns")}
+    more = look["policy that learns"] - look["policy"]
+    return timings[f"{name} learning"].median + more
 
 
 def _sums(parts: dict[str, float], *, dense: float, train_interval: int, fraction: float) -> dict:
@@ -108,45 +118,43 @@ def _sums(parts: dict[str, float], *, dense: float, train_interval: int, fractio
 
 def _policy_calls(steps: Steps, loaded: Loaded, grids: list[jax.Array]):
     """What `Runner` does beside the network, as calls to be timed; the policy's share of MACs."""
-    options = {"compiler_options": compiler_options()}
+    programs = Programs(steps)
     params, frames = loaded.params, loaded.frames[0]
     executed = int(grids[0].sum())
-    state = jax.jit(steps.init, **options)(jax.random.key(0), params, frames)
+    state = programs.init(jax.random.key(0), params, frames)
     # As after the first frame, when no block is missing any more.
     state = state.replace(missing=jnp.zeros_like(state.missing))
     memory = state.frame_state.replace(grid=grids[0])
-
-    def light(state, frames):
-        after, decision = steps.decide(state, frames)
-        return after.replace(frame_state=None, policy=None), decision
-
-    decide = jax.jit(light, **options)
-    choose = jax.jit(steps.choose, static_argnames="capacity", **options)
-    settle = jax.jit(steps.settle, **options)
-    learn = jax.jit(steps.learn, donate_argnums=0, **options)
-    after, decision = decide(state, frames)
-    after = after.replace(policy=state.policy)
+    reset = np.zeros(len(frames), bool)
+    after, decision = programs.decide(state, frames, reset, learns=True)
     # As though the policy had drawn these grids.
-    decided = itertools.cycle([decision.replace(sampled=grid) for grid in grids])
-    _, outcome = settle(after, next(decided), memory)
+    drawn = decision.replace(looked=None)
+    decided = itertools.cycle([drawn.replace(sampled=grid) for grid in grids])
+    _, outcome = programs.settle(after, next(decided), memory)
     policy = jax.tree.map(jnp.copy, state.policy)
     frames = itertools.cycle(loaded.frames)
 
-    def call_policy():
-        after, decision = decide(state, next(frames))
-        return after, int(decision.count)  # read back, as the runner does
+    def look(*, learns):
+        decision = programs.decide(state, next(frames), reset, learns=learns)[1]
+        int(decision.count)  # read back, as the runner does
+        return decision
 
-    def call_bookkeeping():
+    def bookkeeping():
         decision = next(decided)
-        chosen = choose(decision, next(frames), capacity=executed)
-        return chosen, settle(after, decision, memory)
+        chosen = programs.choose(decision, next(frames), capacity=executed)
+        return chosen, programs.settle(after, decision, memory)
 
-    def call_learning():
+    def learning():
         nonlocal policy
-        policy, metrics = learn(policy, decision, outcome)
+        policy, metrics = programs.learn(policy, decision, outcome)
         return policy, metrics
 
-    calls = {"policy": call_policy, "bookkeeping": call_bookkeeping, "learning": call_learning}
+    calls = {
+        "policy": functools.partial(look, learns=False),
+        "policy that learns": functools.partial(look, learns=True),
+        "bookkeeping": bookkeeping,
+        "learning": learning,
+    }
     macs = loaded.sparse.explain(params, loaded.frames[0]).macs
     return calls, steps.policy_macs(decision.observation) / macs
 

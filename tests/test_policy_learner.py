@@ -12,6 +12,7 @@ from bc_jax.policy import (
     init,
     learn,
     logits,
+    look,
     next_age,
     reinforce_loss,
     sample_grid,
@@ -80,6 +81,30 @@ def test_a_frame_from_start_to_end(config, jitted):
     assert all(m.shape == () and np.isfinite(m) for m in metrics.values())
     np.testing.assert_allclose(metrics["sampled"], grid.mean(), rtol=1e-6)
     np.testing.assert_allclose(metrics["probability"], jax.nn.sigmoid(out).mean(), rtol=1e-5)
+
+
+@BOTH
+def test_to_learn_from_a_look_is_to_look_and_learn(config, jitted):
+    observation = _observation()
+    state = jitted["init"](jax.random.key(0), observation, config)
+    looked = jax.jit(look, static_argnums=2)(state, observation, config)
+    np.testing.assert_allclose(
+        looked.logits, jitted["logits"](state, observation, config), atol=1e-5
+    )
+    grid = sample_grid(jax.random.key(1), looked.logits)
+    given = (state, observation, grid, grid, _outputs(1, observation.outputs), config)
+    (once, metrics), (again, expected) = (
+        jitted["learn"](*given, looked=looked), jitted["learn"](*given)
+    )  # fmt: skip
+    assert metrics["updated"] == expected["updated"] == 1
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
+    # The optimizer's means of squares are the squares of gradients: what the steps are made of.
+    for x, y in zip(
+        jax.tree.leaves((once.opt_state, once.batch_stats)),
+        jax.tree.leaves((again.opt_state, again.batch_stats)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4 * float(jnp.abs(y).max()) + 1e-15)
 
 
 def test_init_works_on_shapes():

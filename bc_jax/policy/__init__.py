@@ -12,12 +12,14 @@ from bc_jax.policy.budget import block_price, spend_budget
 from bc_jax.policy.cost import count_macs
 from bc_jax.policy.inputs import policy_inputs, policy_pixels
 from bc_jax.policy.learner import (
+    Look,
     Observation,
     PolicyState,
     information_gain,
     init,
     learn,
     logits,
+    look,
     next_age,
     policy_macs,
     track,
@@ -42,6 +44,7 @@ from bc_jax.policy.settings import PolicyConfig
 
 __all__ = [
     "FIRST_GAIN",
+    "Look",
     "Observation",
     "PolicyConfig",
     "PolicyNet",
@@ -67,6 +70,7 @@ __all__ = [
     "learn",
     "log_prob",
     "logits",
+    "look",
     "next_age",
     "next_running_gain",
     "oracle_grid",

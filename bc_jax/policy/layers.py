@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# Bytes of the patches that a kernel's gradient multiplies at a time: what a core's cache holds.
-_CHUNK_BYTES = 2**21
 # Neighbouring pixels whose channels batch norm sums side by side.
 _PIXELS_ABREAST = 8
 
@@ -39,7 +37,11 @@ _convolve.defvjp(_forward, _backward)
 
 
 def kernel_gradient(x, cotangent, size, strides, padding) -> jax.Array:
-    """Returns the gradient of a convolution's kernel, patches times cotangent: [kh, kw, C, D].
+    """Returns the gradient of a convolution's kernel: [kh, kw, C, D].
+
+    A product of the input, its kw columns side by side, with the cotangent, its shifts by a row
+    side by side: [kw C, rows] by [rows, kh D], one for each row of the stride. Neither side is
+    as wide as the patches that the kernel sees, and both are wide enough for a fast product.
 
     Args:
       x: the input [N, H, W, C].
@@ -48,34 +50,24 @@ def kernel_gradient(x, cotangent, size, strides, padding) -> jax.Array:
       strides: of the convolution, (vertical, horizontal).
       padding: likewise, ((top, bottom), (left, right)).
     """
-    n, h, w, features = cotangent.shape
-    channels = x.shape[-1]
-    width = math.prod(size) * channels
+    (_, h, w, features), channels = cotangent.shape, x.shape[-1]
+    (kh, kw), (down, right) = size, strides
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    most = max(1, _CHUNK_BYTES // (w * width * x.dtype.itemsize))
-    rows = max(r for r in range(1, h + 1) if h % r == 0 and r <= most)
-
-    def add_chunk(total, place):
-        stream, first = place // (h // rows), place % (h // rows) * rows
-        start = (stream, first * strides[0], 0, 0)
-        reach = ((rows - 1) * strides[0] + size[0], x.shape[2], channels)
-        part = jax.lax.dynamic_slice(x, start, (1, *reach))[0]
-        patches = [
-            part[
-                i : i + (rows - 1) * strides[0] + 1 : strides[0],
-                j : j + (w - 1) * strides[1] + 1 : strides[1],
-            ]
-            for i in range(size[0])
-            for j in range(size[1])
+    gradient = [None] * kh
+    for first in range(min(kh, down)):
+        rows = range(first, kh, down)  # of the kernel, that meet the same rows of the input
+        shifts = len(rows)
+        met = x[:, first : first + (h + shifts - 2) * down + 1 : down]
+        met = [met[:, :, j : j + (w - 1) * right + 1 : right] for j in range(kw)]
+        met = jnp.concatenate(met, axis=-1).reshape(-1, kw * channels)
+        shifted = [
+            jnp.pad(cotangent, ((0, 0), (t, shifts - 1 - t), (0, 0), (0, 0))) for t in range(shifts)
         ]
-        patches = jnp.concatenate(patches, axis=-1).reshape(-1, width)
-        shape = (1, rows, w, features)
-        into = jax.lax.dynamic_slice(cotangent, (stream, first, 0, 0), shape)
-        return total + patches.T @ into.reshape(-1, features), None
-
-    zero = jnp.zeros((width, features), x.dtype)
-    total, _ = jax.lax.scan(add_chunk, zero, jnp.arange(n * (h // rows)))
-    return total.reshape(*size, channels, features)
+        shifted = jnp.concatenate(shifted, axis=-1).reshape(-1, shifts * features)
+        product = (met.T @ shifted).reshape(kw, channels, shifts, features)
+        for t, row in enumerate(rows):
+            gradient[row] = product[:, :, t]
+    return jnp.stack(gradient)
 
 
 def convolve(lhs, rhs, window_strides, padding, *, lhs_dilation, rhs_dilation, **options):

@@ -1,7 +1,11 @@
 """The policy that learns while the video plays: state in, state out.
 
-A frame: `logits`, sample a grid, execute it, `track`; every n-th frame also `learn`.
+A frame: `logits`, sample a grid, execute it, `track`; every n-th frame also `learn`. Where it is
+known before the frame that it will be learnt from, `look` in place of `logits` keeps what `learn`
+needs, which otherwise looks at the frame once more.
 """
+
+from collections.abc import Callable
 
 import flax
 import jax
@@ -18,12 +22,14 @@ from bc_jax.policy.reinforce import reinforce_loss
 from bc_jax.policy.settings import PolicyConfig
 
 __all__ = [
+    "Look",
     "Observation",
     "PolicyConfig",
     "PolicyState",
     "init",
     "learn",
     "logits",
+    "look",
     "next_age",
     "policy_macs",
     "track",
@@ -59,6 +65,20 @@ class PolicyState:
     overrun: jax.Array  # f32[]: share of the blocks to take off the target (constrained objective)
     step: jax.Array  # i32[]: updates made
     skipped_updates: jax.Array  # i32[]: updates left out since something was not finite
+
+
+@flax.struct.dataclass
+class Look:
+    """A look at a frame that can be learnt from."""
+
+    out: jax.Array  # [N, Gh, Gw] float32: the logits, not finite where the observation is not
+    batch_stats: dict  # the network's running statistics after it
+    pullback: Callable  # from a gradient by `out` to (the gradient by the parameters,)
+
+    @property
+    def logits(self) -> jax.Array:
+        """What `logits` returns: [N, Gh, Gw] float32, finite."""
+        return jnp.nan_to_num(self.out)
 
 
 def _grid_shape(observation: Observation) -> tuple[int, int]:
@@ -185,6 +205,22 @@ def logits(
     return jnp.nan_to_num(out)
 
 
+def look(state: PolicyState, observation: Observation, config: PolicyConfig) -> Look:
+    """Returns what `logits` does in training, with the means to learn from it.
+
+    Args:
+      state: the policy.
+      observation: of this frame.
+      config: the settings.
+    """
+
+    def seen(params):
+        return _apply(params, state.batch_stats, state.overrun, observation, config, True)
+
+    out, pullback, batch_stats = jax.vjp(seen, state.params, has_aux=True)
+    return Look(out, batch_stats, pullback)
+
+
 def next_age(age: jax.Array, executed_grid: jax.Array) -> jax.Array:
     """Returns the age after a frame: 0 where it was executed, else one more; int32."""
     return jnp.where(executed_grid, 0, age + 1).astype(jnp.int32)
@@ -246,6 +282,7 @@ def learn(
     *,
     weight: jax.Array | None = None,
     gain: jax.Array | None = None,
+    looked: Look | None = None,
 ) -> tuple[PolicyState, dict[str, jax.Array]]:
     """Makes one REINFORCE step (Eq. 11) from one frame.
 
@@ -263,6 +300,8 @@ def learn(
         counts all.
       gain: information gain per block [N, Gh, Gw], for outputs that are not segmentation logits;
         None computes it from `observation.outputs` and `new_outputs`.
+      looked: from `look` at this observation, with the parameters that the policy still has; None
+        looks at it now.
 
     Returns:
       (state, metrics): metrics are float32 scalars.
@@ -276,13 +315,10 @@ def learn(
     gain = jnp.where(executed_grid & (counted > 0)[:, None, None], gain, 0)
     rewards = rw.chosen_rewards(sampled_grid, *_rewards(state, gain, config))
 
-    def loss_fn(params):
-        out, batch_stats = _apply(
-            params, state.batch_stats, state.overrun, observation, config, True
-        )
-        return reinforce_loss(out, sampled_grid, rewards, weight=counted), (out, batch_stats)
-
-    (loss, (out, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    looked = look(state, observation, config) if looked is None else looked
+    out, batch_stats = looked.out, looked.batch_stats
+    loss, by_out = jax.value_and_grad(reinforce_loss)(out, sampled_grid, rewards, weight=counted)
+    (grads,) = looked.pullback(by_out)
     finite = _all_finite((loss, grads, gain)) & _observed_finite(observation, counted, config)
     any_counts = counted.sum() > 0
     good = finite & any_counts
