@@ -7,28 +7,20 @@ on what the policy has learnt; the policy looks, draws and is read back as it is
 `benchmarks.clip` runs `Runner` itself.
 """
 
-import argparse
 import itertools
-from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from bc_jax.bench import cycle, random_grids
 from bc_jax.policy import PolicyConfig
+from bc_jax.programs import dense_programs, sparse_program
 from bc_jax.sparse import compiler_options
 from bc_jax.steps import Steps
-from benchmarks.cases import (
-    Case,
-    Loaded,
-    add_case_options,
-    case_of,
-    dense_programs,
-    load,
-    random_grids,
-    sparse_program,
-)
-from benchmarks.network import fastest, milliseconds
-from benchmarks.timing import alternate, efficiency, table, write_rows
+from bc_jax.timing import alternate, efficiency, fastest
+from benchmarks import cases
+from benchmarks.cases import DEFAULT, Case, Loaded, load
 
 POLICIES = {
     "paper": PolicyConfig.paper,
@@ -37,8 +29,7 @@ POLICIES = {
 }
 PARTS = ("policy", "network", "bookkeeping", "learning")
 COLUMNS = {
-    "network": "{model}",
-    "size": "{size[0]}x{size[1]}",
+    **cases.NETWORK,
     "policy": "{policy}",
     "executed": "{executed}/{blocks}",
     "dense ms": "{dense_ms:.1f}",
@@ -49,21 +40,32 @@ COLUMNS = {
 
 
 def measure(
-    case: Case,
+    case: Case = DEFAULT,
     *,
     target: float = 0.3,
-    policies: Sequence[str] = ("paper", "light"),
+    policies: tuple[Literal[*POLICIES], ...] = ("paper", "light"),
     train_interval: int = 3,
     repeats: int = 15,
     warm_up: int = 2,
 ) -> list[dict]:
-    """One row per policy; dense versions and all parts are timed in turn."""
+    """One row per policy; dense versions and all parts are timed in turn.
+
+    Args:
+        case: the network.
+        target: fraction of the blocks that is executed.
+        policies: which ones.
+        train_interval: frames from one update of the policy to the next.
+        repeats: rounds that count.
+        warm_up: rounds before them.
+    """
     loaded = load(case)
-    dense = dense_programs(loaded)
+    params, frames = loaded.params, loaded.frames
+    dense = dense_programs(loaded.sparse.apply_fn, params, frames[0])
     executed = case.executed(target)
     grids = random_grids(loaded.grid_shape, executed, warm_up + repeats)
-    calls = {name: program.call for name, program in dense.items()}
-    calls["network"] = sparse_program(loaded, executed, grids).call
+    calls = {name: cycle(program.run, params, frames) for name, program in dense.items()}
+    program = sparse_program(loaded.sparse, params, frames[0], capacity=executed)
+    calls["network"] = cycle(program.run, params, frames, grids)
     shares = {}
     for name in policies:
         steps = Steps(loaded.sparse, POLICIES[name](target=target), target, train_interval)
@@ -80,7 +82,7 @@ def measure(
             case.row("step")
             | {"policy": name, "train_interval": train_interval, "repeats": repeats}
             | {"fraction": fraction, "executed": executed, "blocks": case.blocks}
-            | {"dense_version": best, **milliseconds(timings[best], "dense")}
+            | {"dense_version": best, **timings[best].milliseconds("dense")}
             | {"policy_macs_share": shares[name]}
             | _sums(
                 {part: timings[called[part]].median for part in PARTS},
@@ -151,26 +153,5 @@ def _policy_calls(steps: Steps, loaded: Loaded, grids: list[jax.Array]):
     return calls, steps.policy_macs(decision.observation) / macs
 
 
-def main() -> None:
-    """Measure one network with some policies."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_case_options(parser)
-    parser.add_argument("--target", type=float, default=0.3, help="fraction of blocks executed")
-    parser.add_argument("--policies", nargs="+", default=("paper", "light"), choices=POLICIES)
-    parser.add_argument("--train-interval", type=int, default=3, help="frames between learning")
-    options = parser.parse_args()
-    rows = measure(
-        case_of(options),
-        target=options.target,
-        policies=options.policies,
-        train_interval=options.train_interval,
-        repeats=options.repeats,
-        warm_up=options.warm_up,
-    )
-    print(table(rows, COLUMNS))
-    if options.output:
-        print(write_rows(options.output, rows))
-
-
 if __name__ == "__main__":
-    main()
+    cases.command(measure, COLUMNS, __doc__)
