@@ -54,6 +54,7 @@ class Part:
             "array_bytes": 4096,
             "frames": 6,
             "windows": 1,
+            "policies": ("light",),
         }
         known = small.keys() & self.measure.__kwdefaults__.keys()
         return dataclasses.replace(

@@ -105,7 +105,7 @@ def test_a_fraction_is_a_whole_number_of_blocks_over_all_streams():
     case = Case("swiftnet_rn18", (512, 1024), streams=2)
     assert case.blocks == 64
     assert [case.executed(f) for f in (0, 0.001, 0.3, 1.0)] == [0, 1, 19, 64]
-    with pytest.raises(ValueError, match="fraction is 1.5"):
+    with pytest.raises(ValueError, match=r"fraction is 1\.5"):
         case.executed(1.5)
 
 
@@ -229,32 +229,32 @@ def test_every_layer_has_its_bound(tiny):
     json.dumps(rows)
 
 
-def test_scaling_changes_one_thing_at_a_time(tiny):
+def test_scaling_changes_one_thing_at_a_time(monkeypatch):
+    measured = []
+
+    def measure(case, *, fractions, repeats, warm_up):
+        measured.append(case)
+        rows = [{"executed": case.executed(f), "fraction": f} for f in sorted(fractions)]
+        return [case.row("network") | row | {"sparse_ms": 4.0} for row in rows]
+
+    monkeypatch.setattr(network, "measure", measure)
     rows = scaling.measure(
         CASE,
         sizes=((64, 128), (64, 64)),
         blocks=(16, 32),
-        dtypes=("float32",),
+        dtypes=("float32", "bfloat16"),
         stream_counts=(1, 2),
         fractions=(0.25,),
-        repeats=1,
     )
-    found = {(r["axis"], *r["size"], r["block"], r["streams"], r["fraction"]) for r in rows}
-    assert found == {
-        ("fraction", 64, 128, 32, 1, 0.25),
-        ("fraction", 64, 128, 32, 1, 0.5),
-        ("size", 64, 128, 32, 1, 0.5),
-        ("size", 64, 64, 32, 1, 0.5),
-        ("block", 64, 128, 16, 1, 0.5),
-        ("block", 64, 128, 32, 1, 0.5),
-        ("dtype", 64, 128, 32, 1, 0.5),
-        ("streams", 64, 128, 32, 1, 0.5),
-        ("streams", 64, 128, 32, 2, 0.5),
-    }
-    assert len(rows) == len(found)
-    base = [row["sparse_ms"] for row in rows if row["executed"] == 4 and row["block"] == 32]
-    assert len(base) == 5 and len(set(base[:-1])) == 1  # measured once
-    assert rows[-1]["ms_per_stream"] == rows[-1]["sparse_ms"] / 2
+    usual = {"size": [64, 128], "block": 32, "dtype": "float32", "streams": 1, "fraction": 0.5}
+    changes = [("fraction", 0.25), ("fraction", 0.5), ("size", [64, 128]), ("size", [64, 64])]
+    changes += [("block", 16), ("block", 32), ("dtype", "float32"), ("dtype", "bfloat16")]
+    changes += [("streams", 1), ("streams", 2)]
+    assert [row["axis"] for row in rows] == [axis for axis, _ in changes]
+    for row, (axis, value) in zip(rows, changes, strict=True):
+        assert {name: row[name] for name in usual} == usual | {axis: value}
+    assert len(measured) == len(set(measured)) == 5
+    assert rows[-1]["ms_per_stream"] == 2 and rows[-1]["ms_per_block"] == 0.5
 
 
 def test_memory_and_the_first_frame_are_watched(tiny):
@@ -402,28 +402,45 @@ def test_plans_name_each_part_once(module):
         assert not any(side % part.case.block for side in part.case.size)
 
 
-def test_a_plan_runs_from_end_to_end_and_is_drawn(tiny, tmp_path, monkeypatch, capsys):
+def test_a_plan_runs_from_end_to_end(tiny, tmp_path, monkeypatch, capsys):
     def watched(case, frames, target, cache):
-        return memory.watch(case, frames, target, time.time())
+        return {"frames": frames}
 
     monkeypatch.setattr(memory, "apart", watched)
-    kinds = {}
-    for part in gpu_check.plan():
-        kinds.setdefault(part.measure, part.name)
-    kinds.pop(against_torch.measure)
-    words = ["--tiny", "--repeats", "1", "--output", str(tmp_path), "--only", *kinds.values()]
+    chosen = [p for p in gpu_check.plan() if p.measure is not network.measure][2:4]
+    chosen = [gpu_check.plan()[0].name, *(part.name for part in chosen)]
+    assert [name.split("-")[0] for name in chosen] == ["network", "roofline", "memory"]
+    words = ["--tiny", "--repeats", "1", "--output", str(tmp_path), "--only", *chosen]
     with pytest.raises(SystemExit) as stop:
         gpu_check.main(words)
     said = capsys.readouterr().out
     assert stop.value.code == 0, said
     (folder,) = tmp_path.iterdir()
-    written = {path.stem for path in folder.glob("*.json")}
-    assert written == {*kinds.values(), "missing"}
-    for path in folder.glob("[!m]*.json"):
-        assert json.loads(path.read_text())["environment"]["versions"]["jax"] == jax.__version__
-    drawn = {path.stem.split("-")[0] for path in plots.write_plots(folder, tmp_path / "figures")}
-    assert drawn == {"efficiency", "step", "roofline", "scaling"}
-    assert all(path.stat().st_size > 5000 for path in (tmp_path / "figures").glob("*.png"))
+    assert {path.stem for path in folder.glob("*.json")} == {*chosen, "missing"}
+    for name in chosen:
+        content = json.loads((folder / f"{name}.json").read_text())
+        assert content["environment"]["versions"]["jax"] == jax.__version__
+        assert content["rows"] and f"{name}: {len(content['rows'])} rows" in said
+    drawn = plots.write_plots(folder, tmp_path / "figures")
+    assert [path.stem.split("-")[0] for path in drawn] == ["efficiency", "roofline"]
+    assert all(path.stat().st_size > 5000 for path in drawn)
+
+
+def test_steps_and_scaling_are_drawn(tmp_path):
+    parts_ms = {f"{part}_ms": 1.0 for part in step.PARTS}
+    steps = [
+        CASE.row("step") | {"policy": policy, "fraction": 0.3, "dense_ms": 9.0} | parts_ms
+        for policy in ("paper", "light")
+    ]
+    change = {"fraction": 0.5, "dense_ms": 9.0, "sparse_ms": 5.0}
+    scaled = [
+        Case(CASE.model, streams=n).row("scaling") | change | {"axis": "streams"} for n in (1, 2)
+    ]
+    cases.write_rows(tmp_path / "step.json", steps)
+    cases.write_rows(tmp_path / "scaling.json", scaled)
+    drawn = plots.write_plots(tmp_path, tmp_path)
+    assert [path.name for path in drawn] == ["step.png", "scaling-swiftnet_rn18.png"]
+    assert all(path.stat().st_size > 5000 for path in drawn)
 
 
 def test_sizes_of_a_gpu_are_not_run_elsewhere():
