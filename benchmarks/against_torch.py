@@ -17,7 +17,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bc_jax import bench
 from bc_jax.convert import deeplabv3plus, swiftnet
 from benchmarks import cases
 from benchmarks.cases import DEFAULT, Case, load
@@ -65,16 +64,10 @@ def measure(
     if case.model not in ARCHITECTURES:
         raise ValueError(f"model is {case.model!r}; possible are {', '.join(ARCHITECTURES)}")
     loaded = load(case)
-    rows = bench.measure(
-        loaded.sparse,
-        loaded.params,
-        loaded.frames,
-        fractions=fractions,
-        repeats=repeats,
-        warm_up=max(1, warm_up),
-        beside=torch_calls(case, ARCHITECTURES[case.model](), loaded.frames),
-    )
-    return [case.row("against_torch") | row | _compared(row) for row in rows]
+    beside = torch_calls(case, ARCHITECTURES[case.model](), loaded.frames)
+    rounds = {"repeats": repeats, "warm_up": max(1, warm_up)}
+    rows = loaded.compare("against_torch", fractions=fractions, beside=beside, **rounds)
+    return [row | _compared(row) for row in rows]
 
 
 def _compared(row: dict) -> dict:

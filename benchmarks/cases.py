@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import bench, models
+from bc_jax.bench import cycle
 from bc_jax.config import Dtype
+from bc_jax.programs import dense_programs, sparse_program
 from bc_jax.provenance import provenance
 from bc_jax.sparse import BlockCopy, blockcopy, keep_memory
 
@@ -81,6 +83,22 @@ class Loaded:
     def grid_shape(self) -> tuple[int, int, int]:
         """(N, Gh, Gw)."""
         return self.sparse.grid_shape(self.frames[0])
+
+    def dense_calls(self) -> dict[str, Callable[[], object]]:
+        """The dense versions, compiled, each as a call on the frames in turn."""
+        programs = dense_programs(self.sparse.apply_fn, self.params, self.frames[0])
+        return {name: cycle(p.run, self.params, self.frames) for name, p in programs.items()}
+
+    def sparse_call(self, grids: list[jax.Array]) -> Callable[[], object]:
+        """The block-sparse network on frames and grids in turn, with room for a grid's blocks."""
+        capacity = int(grids[0].sum())
+        program = sparse_program(self.sparse, self.params, self.frames[0], capacity=capacity)
+        return cycle(program.run, self.params, self.frames, grids)
+
+    def compare(self, benchmark: str, **options) -> list[dict]:
+        """The rows of `bc_jax.bench.measure`, which has the options, with what they are of."""
+        rows = bench.measure(self.sparse, self.params, self.frames, **options)
+        return [self.case.row(benchmark) | row for row in rows]
 
 
 def load(case: Case) -> Loaded:

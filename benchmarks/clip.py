@@ -13,9 +13,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from bc_jax.bench import cycle
 from bc_jax.data import open_source
-from bc_jax.programs import dense_programs
 from bc_jax.runner import Runner
 from bc_jax.timing import alternate, fastest
 from benchmarks import cases
@@ -67,10 +65,8 @@ def measure(
     if not 1 <= windows <= frames:
         raise ValueError(f"windows is {windows}; it is from 1 to frames, {frames}")
     loaded = load(case)
-    dense = dense_programs(loaded.sparse.apply_fn, loaded.params, loaded.frames[0])
-    calls = {name: cycle(p.run, loaded.params, loaded.frames) for name, p in dense.items()}
-    timings = alternate(calls, repeats=repeats)
-    best = fastest(timings, dense)
+    timings = alternate(loaded.dense_calls(), repeats=repeats)
+    best = fastest(timings, timings)
     runner = Runner(
         loaded.sparse,
         loaded.params,

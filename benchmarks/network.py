@@ -3,7 +3,6 @@
 python -m benchmarks.network --model swiftnet_rn18 --size 512 1024 --fractions 0.125 0.3 0.5 1.0
 """
 
-from bc_jax import bench
 from benchmarks import cases
 from benchmarks.cases import DEFAULT, Case, load
 
@@ -36,16 +35,7 @@ def measure(
         repeats: rounds that count.
         warm_up: rounds before them.
     """
-    loaded = load(case)
-    rows = bench.measure(
-        loaded.sparse,
-        loaded.params,
-        loaded.frames,
-        fractions=fractions,
-        repeats=repeats,
-        warm_up=warm_up,
-    )
-    return [case.row("network") | row for row in rows]
+    return load(case).compare("network", fractions=fractions, repeats=repeats, warm_up=warm_up)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bc_jax.bench import cycle, random_grids
-from bc_jax.programs import compile_program, dense_programs, sparse_program
+from bc_jax.bench import random_grids
+from bc_jax.programs import compile_program
 from bc_jax.sparse import Blocks, Halo, Row, block_index, combine, compiler_options, split
 from bc_jax.sparse.halo import Frames, memory_shape, read_halo, store
 from bc_jax.sparse.lowering import convolve
@@ -57,7 +57,7 @@ class Part:
     name: str
     times: int
     sparse: Callable[[], object]
-    sparse_bytes: int
+    sparse_bytes: int = 0
     dense: dict[str, Callable[[], object]] = dataclasses.field(default_factory=dict)
     dense_bytes: int = 0
     macs: int = 0
@@ -89,22 +89,15 @@ def measure(
     found = operations(loaded)
     parts = [*_convolutions(found, blocks), *_halos(found, blocks), *_copies(loaded, blocks)]
     rows = [_row(part, executed / case.blocks, repeats, warm_up) for part in parts]
-    total = _row(_network(loaded, executed, repeats), executed / case.blocks, repeats, warm_up)
+    grids = random_grids(loaded.grid_shape, executed, repeats + warm_up)
+    network = Part("network", 1, loaded.sparse_call(grids), dense=loaded.dense_calls())
+    total = _row(network, executed / case.blocks, repeats, warm_up)
     rows += [total, _rest(total, rows, executed / case.blocks)]
     facts = case.row("parts") | {"fraction": executed / case.blocks, "executed": executed}
     # "network" and "rest" stay below the parts.
     order = {"network": 1, "rest": 2}
     rows.sort(key=lambda row: (order.get(row["part"], 0), -row["lost_ms"]))
     return [facts | {"blocks": case.blocks, "repeats": repeats} | row for row in rows]
-
-
-def _network(loaded: Loaded, executed: int, repeats: int) -> Part:
-    """The whole network, of which no bytes are counted."""
-    params, frames = loaded.params, loaded.frames
-    dense = dense_programs(loaded.sparse.apply_fn, params, frames[0])
-    program = sparse_program(loaded.sparse, params, frames[0], capacity=executed)
-    call = cycle(program.run, params, frames, random_grids(loaded.grid_shape, executed, repeats))
-    return Part("network", 1, call, 0, {n: cycle(p.run, params, frames) for n, p in dense.items()})
 
 
 def _row(part: Part, fraction: float, repeats: int, warm_up: int) -> dict:

@@ -13,9 +13,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from bc_jax.bench import cycle, random_grids
+from bc_jax.bench import random_grids
 from bc_jax.policy import PolicyConfig
-from bc_jax.programs import dense_programs, sparse_program
 from bc_jax.sparse import compiler_options
 from bc_jax.steps import Steps
 from bc_jax.timing import alternate, efficiency, fastest
@@ -59,13 +58,10 @@ def measure(
         warm_up: rounds before them.
     """
     loaded = load(case)
-    params, frames = loaded.params, loaded.frames
-    dense = dense_programs(loaded.sparse.apply_fn, params, frames[0])
+    dense = loaded.dense_calls()
     executed = case.executed(target)
     grids = random_grids(loaded.grid_shape, executed, warm_up + repeats)
-    calls = {name: cycle(program.run, params, frames) for name, program in dense.items()}
-    program = sparse_program(loaded.sparse, params, frames[0], capacity=executed)
-    calls["network"] = cycle(program.run, params, frames, grids)
+    calls = {**dense, "network": loaded.sparse_call(grids)}
     shares = {}
     for name in policies:
         steps = Steps(loaded.sparse, POLICIES[name](target=target), target, train_interval)

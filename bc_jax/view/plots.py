@@ -172,7 +172,7 @@ def plot_times(
                       va="center")  # fmt: skip
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set(xlabel="milliseconds per frame", title=title, xlim=(0, 1.1 * max(left, default=1)))
+    axes.set(xlabel="milliseconds per frame", title=title, xlim=(0, 1.15 * max(left, default=1)))
     legend_below(axes, len(kinds))
     return save_figure(figure, path)
 
