@@ -33,7 +33,7 @@ def provenance() -> dict:
             **{name: _version(name) for name in packages},
         },
         "commit": _commit(),
-        "command": f"{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".rstrip(),
+        "command": f"{_program()} {shlex.join(sys.argv[1:])}".rstrip(),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -47,6 +47,15 @@ def device_name() -> str:
     """The first device's name: a GPU's, or the processor's."""
     device = jax.devices()[0]
     return _processor() if device.platform == "cpu" else device.device_kind
+
+
+def _program() -> str:
+    """What the command line began with: a script's name, or `python -m` and a module's."""
+    name = Path(sys.argv[0]).name
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if module is not None and name == f"{module.name.split('.')[-1]}.py":
+        return f"python -m {module.name}"
+    return name
 
 
 def _processor() -> str:

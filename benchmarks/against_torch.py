@@ -3,7 +3,8 @@
 python -m benchmarks.against_torch --model swiftnet_rn18 --size 512 1024 --fractions 0.3 0.5 1.0
 
 PyTorch runs the networks of `tests/torch_networks.py`, of the same shapes and with weights of its
-own, on the same frames, each version in turn with ours.
+own, on the same frames, each version in turn with ours. Its compiler takes weights as arguments,
+and so does not fold batch norm into them.
 """
 
 import functools

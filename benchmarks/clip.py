@@ -6,8 +6,10 @@ With --windows a row for each part of the clip, one after the other: what a fram
 grow with the frames before it. `--policy random` has as many blocks executed in each frame.
 """
 
+import re
 import resource
 import sys
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -103,9 +105,13 @@ def measure(
 
 def process_bytes() -> int:
     """The most memory that this process has had so far, on the host."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    try:
+        # The peak of getrusage(2) would be the parent's, where that had more.
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
+    except (OSError, TypeError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":
