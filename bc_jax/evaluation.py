@@ -19,11 +19,11 @@ from bc_jax import build
 from bc_jax.config import Config
 from bc_jax.data import Batch, crop, pad_to_blocks, padded_size
 from bc_jax.data.labels import CLASSES, IGNORE
-from bc_jax.dense import Dense
 from bc_jax.metrics import confusion, miou
 from bc_jax.models import Network
 from bc_jax.models.layers import resize_bilinear
 from bc_jax.policy import PolicyConfig
+from bc_jax.programs import Dense
 from bc_jax.runner import Runner
 from bc_jax.sparse import Report, blockcopy
 from bc_jax.training import load_policy, shapes

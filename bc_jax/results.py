@@ -4,19 +4,15 @@ import csv
 import dataclasses
 import json
 import os
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from bc_jax.config import Config, to_json
 from bc_jax.evaluation import DENSE, LEARNING, MATCHED, Evaluation, Measurement, Row
 from bc_jax.film import Wanted
+from bc_jax.provenance import provenance
 from bc_jax.view import plot_executed, plot_tradeoff
 
 # An executed fraction so far from the target, as a share of it, is worth a word; so are
@@ -194,31 +190,6 @@ def wanted(config: Config, length: int | None) -> Wanted:
     )
 
 
-def provenance() -> dict:
-    """The machine, the versions, the commit and the command line."""
-    import flax
-    import jaxlib
-
-    device = jax.devices()[0]
-    return {
-        "device": {
-            "platform": device.platform,
-            "kind": device.device_kind,
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
-            "flax": flax.__version__,
-            "numpy": np.__version__,
-        },
-        "commit": _commit(),
-        "command": f"{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".rstrip(),
-    }
-
-
 def _write_frames(path: Path, rows: list[Row]) -> None:
     names = [field.name for field in dataclasses.fields(Measurement)]
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -245,30 +216,3 @@ def _cell(value, form: str, unit: float) -> str:
     if value is None:
         return ""
     return form.format(value if isinstance(value, str) else value * unit)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this file is in, with '+' where files were changed."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        asked = [["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]]
-        said = [
-            subprocess.run(
-                ["git", "-C", str(root), *what], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for what in asked
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return said[0] + ("+" if said[1] else "")

@@ -1,20 +1,31 @@
-"""What is measured: a network on frames of one shape, its dense versions, its sparse programs."""
+"""What is measured: a network on frames of one shape, from the command line too."""
 
-import argparse
 import dataclasses
-import itertools
-import time
+import inspect
+import json
+import os
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bc_jax import models
-from bc_jax.sparse import BlockCopy, blockcopy, compiler_options, keep_memory
+from bc_jax import bench, models
+from bc_jax.bench import cycle
+from bc_jax.config import Dtype
+from bc_jax.programs import dense_programs, sparse_program
+from bc_jax.provenance import provenance
+from bc_jax.sparse import BlockCopy, blockcopy, keep_memory
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+NETWORK = {
+    "network": "{model}",
+    "size": "{size[0]}x{size[1]}",
+    "block": "{block}",
+    "streams": "{streams}",
+    "dtype": "{dtype}",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +40,10 @@ class Case:
         streams: N.
     """
 
-    model: str
-    size: tuple[int, int]
+    model: Literal[models.NAMES] = "swiftnet_rn18"
+    size: tuple[int, int] = (512, 1024)
     block: int = 128
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     streams: int = 1
 
     @property
@@ -41,18 +52,15 @@ class Case:
         return self.streams * (self.size[0] // self.block) * (self.size[1] // self.block)
 
     def executed(self, fraction: float) -> int:
-        """The whole number of blocks nearest to a fraction, at least one.
-
-        Raises:
-            ValueError: where the fraction is not in (0, 1].
-        """
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction is {fraction}; it must be above 0 and at most 1")
-        return max(1, round(fraction * self.blocks))
+        """The whole number of blocks nearest to a fraction; see `bc_jax.bench.executed`."""
+        return bench.executed(fraction, self.blocks)
 
     def row(self, benchmark: str) -> dict:
         """The fields that say what a measurement is of."""
         return {"benchmark": benchmark, **dataclasses.asdict(self), "size": list(self.size)}
+
+
+DEFAULT = Case()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +69,12 @@ class Loaded:
 
     Attributes:
         case: which case.
-        apply_fn: `apply_fn(params, frames)`.
         params: of the case's dtype.
         frames: some of uint8 [N, H, W, 3], noise.
         sparse: the network through `blockcopy`.
     """
 
     case: Case
-    apply_fn: Callable
     params: Any
     frames: tuple[jax.Array, ...]
     sparse: BlockCopy
@@ -78,20 +84,21 @@ class Loaded:
         """(N, Gh, Gw)."""
         return self.sparse.grid_shape(self.frames[0])
 
+    def dense_calls(self) -> dict[str, Callable[[], object]]:
+        """The dense versions, compiled, each as a call on the frames in turn."""
+        programs = dense_programs(self.sparse.apply_fn, self.params, self.frames[0])
+        return {name: cycle(p.run, self.params, self.frames) for name, p in programs.items()}
 
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A compiled program, ready to be timed.
+    def sparse_call(self, grids: list[jax.Array]) -> Callable[[], object]:
+        """The block-sparse network on frames and grids in turn, with room for a grid's blocks."""
+        capacity = int(grids[0].sum())
+        program = sparse_program(self.sparse, self.params, self.frames[0], capacity=capacity)
+        return cycle(program.run, self.params, self.frames, grids)
 
-    Attributes:
-        call: runs it once on the next frame; without arguments.
-        compile_seconds: tracing included.
-        temporary_bytes: that it needs beside arguments and results; None where not known.
-    """
-
-    call: Callable[[], object]
-    compile_seconds: float
-    temporary_bytes: int | None
+    def compare(self, benchmark: str, **options) -> list[dict]:
+        """The rows of `bc_jax.bench.measure`, which has the options, with what they are of."""
+        rows = bench.measure(self.sparse, self.params, self.frames, **options)
+        return [self.case.row(benchmark) | row for row in rows]
 
 
 def load(case: Case) -> Loaded:
@@ -101,9 +108,9 @@ def load(case: Case) -> Loaded:
         ValueError: an unknown model or dtype, or a size that is not of whole blocks.
     """
     keep_memory()
-    if case.dtype not in DTYPES:
-        raise ValueError(f"dtype is {case.dtype!r}; possible are {', '.join(DTYPES)}")
-    dtype = DTYPES[case.dtype]
+    if case.dtype not in get_args(Dtype):
+        raise ValueError(f"dtype is {case.dtype!r}; possible are {', '.join(get_args(Dtype))}")
+    dtype = jnp.dtype(case.dtype)
     key = {} if case.model == "espnet_cityscapes" else {"key": jax.random.key(0)}
     network = models.load(case.model, dtype=dtype, **key)
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), network.params)
@@ -112,88 +119,51 @@ def load(case: Case) -> Loaded:
     frames = tuple(jnp.asarray(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(2))
     sparse = blockcopy(network.apply_fn, case.block)
     sparse.grid_shape(frames[0])  # complains of a size that is not of whole blocks
-    return Loaded(case, network.apply_fn, params, frames, sparse)
+    return Loaded(case, params, frames, sparse)
 
 
-def random_grids(shape: tuple[int, int, int], executed: int, count: int, seed: int = 0):
-    """Random grids bool [N, Gh, Gw], each with exactly `executed` blocks over all streams."""
-    rng = np.random.default_rng(seed)
-    ordered = np.arange(np.prod(shape)) < executed
-    return [jnp.asarray(rng.permutation(ordered).reshape(shape)) for _ in range(count)]
+def command(measure: Callable, columns: dict[str, str], description: str) -> None:
+    """A benchmark's `main`: its arguments from the command line, its rows as a table and a file.
 
-
-def compile_timed(jitted: Callable, *args, **static):
-    """Compile for these arguments; returns the executable, seconds and temporary bytes."""
-    start = time.perf_counter()
-    compiled = jitted.lower(*args, **static).compile()
-    seconds = time.perf_counter() - start
-    analysis = compiled.memory_analysis()
-    return compiled, seconds, getattr(analysis, "temp_size_in_bytes", None)
-
-
-def dense_programs(loaded: Loaded) -> dict[str, Program]:
-    """The ways to run the dense network; the fastest is what sparse execution is held against.
-
-    Returns:
-        "default": as `jax.jit` compiles it; "sparse options": with the compiler's options of
-        block-sparse programs, where there are any; "one block": block-sparse, with one block as
-        large as the frame.
+    Args:
+        measure: from a case, and keywords with defaults, to rows; its arguments become options.
+        columns: of the table, see `bc_jax.bench.table`.
+        description: what --help says first.
     """
-    options = {"default": None}
-    if compiler_options():
-        options["sparse options"] = compiler_options()
-    programs = {}
-    for name, chosen in options.items():
-        jitted = jax.jit(loaded.apply_fn, compiler_options=chosen)
-        compiled, *facts = compile_timed(jitted, loaded.params, loaded.frames[0])
-        programs[name] = Program(_dense_call(compiled, loaded), *facts)
-    whole = dataclasses.replace(loaded, sparse=blockcopy(loaded.apply_fn, loaded.case.size))
-    grids = [jnp.ones(whole.grid_shape, bool)]
-    programs["one block"] = sparse_program(whole, loaded.case.streams, grids)
-    return programs
+    import tyro
+
+    from bc_jax.command_line import errors_told
+
+    hints = get_type_hints(measure)
+    flat = Annotated[Case, tyro.conf.arg(name="")]
+    fields = [
+        (name, flat if name == "case" else hints[name], dataclasses.field(default=given.default))
+        for name, given in inspect.signature(measure).parameters.items()
+    ]
+    fields.append(("output", str | None, dataclasses.field(default=None)))
+    arguments = dataclasses.make_dataclass("Arguments", fields)
+    arguments.__doc__ = f"{inspect.getdoc(measure)}\n    output: JSON file to write.\n"
+    given = vars(tyro.cli(arguments, description=description))
+    output = given.pop("output")
+    with errors_told():
+        rows = measure(**given)
+    print(bench.table(rows, columns))
+    if output:
+        print(write_rows(output, rows))
 
 
-def _dense_call(compiled: Callable, loaded: Loaded) -> Callable:
-    frames = itertools.cycle(loaded.frames)
-    return lambda: compiled(loaded.params, next(frames))
+def write_rows(path: str | Path, rows: list[dict], **more) -> Path:
+    """Write {"environment", **more, "rows"} as JSON, whole or not at all.
 
-
-def sparse_program(loaded: Loaded, executed: int, grids: list[jax.Array]) -> Program:
-    """The block-sparse network with a capacity of exactly `executed` blocks, on grids in turn."""
-    jitted = loaded.sparse.jit()
-    # The state's values do not matter for speed, so it may begin with zeros.
-    state = jax.jit(loaded.sparse.init)(loaded.params, loaded.frames[0])
-    compiled, *facts = compile_timed(
-        jitted, loaded.params, state, loaded.frames[0], grids[0], capacity=executed
-    )
-    inputs = itertools.cycle(zip(itertools.cycle(loaded.frames), grids, strict=False))
-
-    def call():
-        nonlocal state
-        outputs, state = compiled(loaded.params, state, *next(inputs))
-        return outputs, state
-
-    return Program(call, *facts)
-
-
-def state_bytes(loaded: Loaded) -> int:
-    """Bytes of the state of all streams."""
-    return loaded.sparse.explain(loaded.params, loaded.frames[0]).state_bytes
-
-
-def add_case_options(parser: argparse.ArgumentParser, **defaults) -> None:
-    """Add --model, --size, --block, --dtype and --streams; `defaults` change theirs."""
-    parser.add_argument("--model", default="swiftnet_rn18", choices=models.NAMES)
-    parser.add_argument("--size", type=int, nargs=2, default=(512, 1024), metavar=("H", "W"))
-    parser.add_argument("--block", type=int, default=128, help="pixels per block's side")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    parser.add_argument("--streams", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--warm-up", type=int, default=2)
-    parser.add_argument("--output", help="JSON file to write")
-    parser.set_defaults(**defaults)
-
-
-def case_of(options: argparse.Namespace) -> Case:
-    """The case that the options of `add_case_options` describe."""
-    return Case(options.model, tuple(options.size), options.block, options.dtype, options.streams)
+    Args:
+        path: the file; folders on the way are made.
+        rows: measurements, of JSON's types.
+        **more: further entries beside the rows.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps({"environment": provenance(), **more, "rows": rows}, indent=1)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(content + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+    return path

@@ -8,40 +8,33 @@ last row, "rest", is what the whole network takes beyond its parts: element-wise
 pooling; less what fusion saves.
 """
 
-import argparse
 import collections
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bc_jax.bench import random_grids
+from bc_jax.programs import compile_program
 from bc_jax.sparse import Blocks, Halo, Row, block_index, combine, compiler_options, split
 from bc_jax.sparse.halo import Frames, memory_shape, read_halo, store
 from bc_jax.sparse.lowering import convolve
 from bc_jax.sparse.program import Op, trace
 from bc_jax.sparse.rules.window import window_axis
-from benchmarks.cases import (
-    Case,
-    Loaded,
-    add_case_options,
-    case_of,
-    dense_programs,
-    load,
-    random_grids,
-    sparse_program,
-)
-from benchmarks.network import fastest
-from benchmarks.timing import alternate, efficiency, table, write_rows
+from bc_jax.timing import alternate, efficiency, fastest
+from benchmarks import cases
+from benchmarks.cases import DEFAULT, Case, Loaded, load
 
 COLUMNS = {
     "part": "{part}",
     "times": "{times}",
     "dense ms": "{dense_ms:.2f}",
     "sparse ms": "{sparse_ms:.2f}",
-    "efficiency": "{efficiency_text}",
+    "efficiency": "{efficiency:.2f}",
     "lost ms": "{lost_ms:.2f}",
 }
 _LAYOUT = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC
@@ -55,25 +48,31 @@ class Part:
         name: for the table.
         times: how often the network has it.
         sparse: call on the executed blocks.
+        sparse_bytes: that the call on the executed blocks reads and writes, each array once.
         dense: calls on the whole frame, by version; empty where the dense network has no such part.
+        dense_bytes: that one of these reads and writes.
+        macs: multiply-accumulates of one of these.
     """
 
     name: str
     times: int
     sparse: Callable[[], object]
-    dense: dict[str, Callable[[], object]]
+    sparse_bytes: int = 0
+    dense: dict[str, Callable[[], object]] = dataclasses.field(default_factory=dict)
+    dense_bytes: int = 0
+    macs: int = 0
 
 
 def operations(loaded: Loaded) -> list[tuple[Op, Row]]:
     """The network's operations and what `explain` says of each."""
     frames = loaded.frames[0]
-    program = trace(loaded.apply_fn, loaded.params, frames)
+    program = trace(loaded.sparse.apply_fn, loaded.params, frames)
     rows = loaded.sparse.explain(loaded.params, frames).rows
     return list(zip([op for op in program.ops if op.out_avals], rows, strict=True))
 
 
 def measure(
-    case: Case, *, fraction: float = 0.5, repeats: int = 7, warm_up: int = 1, whole: bool = True
+    case: Case = DEFAULT, *, fraction: float = 0.5, repeats: int = 7, warm_up: int = 1
 ) -> list[dict]:
     """One row per distinct part, the greatest loss first; each part's versions run in turn.
 
@@ -82,7 +81,6 @@ def measure(
         fraction: of the blocks that is executed.
         repeats: per part.
         warm_up: likewise.
-        whole: whether to time the whole network too, for the rows "network" and "rest".
     """
     loaded = load(case)
     executed = case.executed(fraction)
@@ -91,12 +89,10 @@ def measure(
     found = operations(loaded)
     parts = [*_convolutions(found, blocks), *_halos(found, blocks), *_copies(loaded, blocks)]
     rows = [_row(part, executed / case.blocks, repeats, warm_up) for part in parts]
-    if whole:
-        grids = random_grids(loaded.grid_shape, executed, repeats + warm_up)
-        dense = {name: program.call for name, program in dense_programs(loaded).items()}
-        network = Part("network", 1, sparse_program(loaded, executed, grids).call, dense)
-        total = _row(network, executed / case.blocks, repeats, warm_up)
-        rows += [total, _rest(total, rows, executed / case.blocks)]
+    grids = random_grids(loaded.grid_shape, executed, repeats + warm_up)
+    network = Part("network", 1, loaded.sparse_call(grids), dense=loaded.dense_calls())
+    total = _row(network, executed / case.blocks, repeats, warm_up)
+    rows += [total, _rest(total, rows, executed / case.blocks)]
     facts = case.row("parts") | {"fraction": executed / case.blocks, "executed": executed}
     # "network" and "rest" stay below the parts.
     order = {"network": 1, "rest": 2}
@@ -110,7 +106,8 @@ def _row(part: Part, fraction: float, repeats: int, warm_up: int) -> dict:
     dense = {name: timings[name].median for name in part.dense}
     best = fastest(timings, part.dense) if dense else None
     figures = _figures(dense.get(best, 0.0), timings["sparse"].median, part.times, fraction)
-    return {"part": part.name, "times": part.times, "dense_version": best, **figures}
+    facts = {name: getattr(part, name) for name in ("times", "macs", "dense_bytes", "sparse_bytes")}
+    return {"part": part.name, "dense_version": best, **facts, **figures}
 
 
 def _figures(dense: float, sparse: float, times: int, fraction: float) -> dict:
@@ -120,7 +117,6 @@ def _figures(dense: float, sparse: float, times: int, fraction: float) -> dict:
         "dense_ms": 1e3 * dense,
         "sparse_ms": 1e3 * sparse,
         "efficiency": ratio,
-        "efficiency_text": "" if ratio is None else f"{ratio:.2f}",
         "lost_ms": 1e3 * times * (sparse - fraction * dense),
     }
 
@@ -140,8 +136,8 @@ def _random(shape, dtype) -> jax.Array:
 
 def _bound(function: Callable, *args, options=None) -> Callable:
     """A compiled call of these arguments."""
-    compiled = jax.jit(function, compiler_options=options).lower(*args).compile()
-    return lambda: compiled(*args)
+    run = compile_program(jax.jit(function, compiler_options=options), *args).run
+    return lambda: run(*args)
 
 
 def _convolutions(found: list[tuple[Op, Row]], blocks: Blocks) -> list[Part]:
@@ -202,7 +198,17 @@ def _convolution(op: Op, row: Row, times: int, blocks: Blocks) -> Part:
         for name, options in versions.items()
     }
     sparse = _bound(on_tiles, tiles, kernel, options=compiler_options())
-    return Part(_title(op, row), times, sparse, dense)
+    written = dtype.itemsize * math.prod(row.shape)
+    share = blocks.capacity / math.prod(blocks.grid_shape)
+    return Part(
+        name=_title(op, row),
+        times=times,
+        sparse=sparse,
+        sparse_bytes=tiles.nbytes + kernel.nbytes + int(share * written),
+        dense=dense,
+        dense_bytes=image.nbytes + kernel.nbytes + written,
+        macs=row.macs,
+    )
 
 
 def _title(op: Op, row: Row) -> str:
@@ -239,12 +245,13 @@ def _halos(found: list[tuple[Op, Row]], blocks: Blocks) -> list[Part]:
         tile = (height // gh, width // gw, channels)
         sizes = " and ".join("x".join(map(str, halo)) for halo in halos)
         name = f"halo {sizes} of {'x'.join(map(str, tile))} tiles"
-        parts.append(Part(name, times, _exchange(tile, halos, dtype, blocks), {}))
+        call, moved = _exchange(tile, halos, dtype, blocks)
+        parts.append(Part(name, times, call, moved))
     return parts
 
 
 def _exchange(tile: tuple[int, int, int], halos: tuple[Halo, ...], dtype, blocks: Blocks):
-    """Store the tiles once and read every halo of them, as the interpreter does."""
+    """Store the tiles once and read every halo of them, as the interpreter does; and the bytes."""
     widest = functools.reduce(Halo.union, halos)
     shapes = memory_shape(widest, blocks.grid_shape, tile, dtype)
     memory = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -256,26 +263,32 @@ def _exchange(tile: tuple[int, int, int], halos: tuple[Halo, ...], dtype, blocks
         return [read_halo(tiles, memory, blocks, halo=halo) for halo in wanted], memory
 
     jitted = jax.jit(exchange, donate_argnums=1, compiler_options=compiler_options())
-    compiled = jitted.lower(tiles, memory, blocks).compile()
+    run = compile_program(jitted, tiles, memory, blocks).run
+    padded = jax.eval_shape(exchange, tiles, memory, blocks)[0]
+    moved = tiles.nbytes + sum(
+        math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(padded)
+    )
 
     def call():
         nonlocal memory
-        padded, memory = compiled(tiles, memory, blocks)
+        padded, memory = run(tiles, memory, blocks)
         return padded, memory
 
-    return call
+    return call, moved
 
 
 def _copies(loaded: Loaded, blocks: Blocks) -> list[Part]:
     """Splitting the frames, and writing frames and outputs back."""
     frames = loaded.frames[0]
-    outputs = jax.tree.leaves(jax.eval_shape(loaded.apply_fn, loaded.params, frames))
+    outputs = jax.tree.leaves(jax.eval_shape(loaded.sparse.apply_fn, loaded.params, frames))
     cut = _bound(lambda f, b: split(f, b), frames, blocks, options=compiler_options())
-    parts = [Part("split frames", 1, cut, {})]
+    share = blocks.capacity / math.prod(blocks.grid_shape)
+    parts = [Part("split frames", 1, cut, int(2 * share * frames.nbytes))]
     for name, shape in [("frames", frames), *(("output", s) for s in outputs)]:
         _, gh, gw = blocks.grid_shape
         if len(shape.shape) == 4 and not (shape.shape[1] % gh or shape.shape[2] % gw):
-            parts.append(Part(f"combine {name}", 1, _combine(shape, blocks), {}))
+            moved = int(2 * share * math.prod(shape.shape) * shape.dtype.itemsize)
+            parts.append(Part(f"combine {name}", 1, _combine(shape, blocks), moved))
     return parts
 
 
@@ -283,32 +296,15 @@ def _combine(shape, blocks: Blocks) -> Callable:
     dense = jnp.zeros(shape.shape, shape.dtype)
     tiles = split(dense, blocks)
     jitted = jax.jit(combine, donate_argnums=0, compiler_options=compiler_options())
-    compiled = jitted.lower(dense, tiles, blocks).compile()
+    run = compile_program(jitted, dense, tiles, blocks).run
 
     def call():
         nonlocal dense
-        dense = compiled(dense, tiles, blocks)
+        dense = run(dense, tiles, blocks)
         return dense
 
     return call
 
 
-def main() -> None:
-    """Measure one network."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_case_options(parser, repeats=7, warm_up=1)
-    parser.add_argument("--fraction", type=float, default=0.5)
-    options = parser.parse_args()
-    rows = measure(
-        case_of(options),
-        fraction=options.fraction,
-        repeats=options.repeats,
-        warm_up=options.warm_up,
-    )
-    print(table(rows, COLUMNS))
-    if options.output:
-        print(write_rows(options.output, rows))
-
-
 if __name__ == "__main__":
-    main()
+    cases.command(measure, COLUMNS, __doc__)

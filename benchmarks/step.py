@@ -7,30 +7,21 @@ on what the policy has learnt; the policy looks, draws and is read back as it is
 `benchmarks.clip` runs `Runner` itself.
 """
 
-import argparse
 import functools
 import itertools
-from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bc_jax.bench import random_grids
 from bc_jax.policy import PolicyConfig
-from bc_jax.runner import Programs
+from bc_jax.runner import CompiledSteps
 from bc_jax.steps import Steps
-from benchmarks.cases import (
-    Case,
-    Loaded,
-    add_case_options,
-    case_of,
-    dense_programs,
-    load,
-    random_grids,
-    sparse_program,
-)
-from benchmarks.network import fastest, milliseconds
-from benchmarks.timing import Timing, alternate, efficiency, table, write_rows
+from bc_jax.timing import Timing, alternate, efficiency, fastest
+from benchmarks import cases
+from benchmarks.cases import DEFAULT, Case, Loaded, load
 
 POLICIES = {
     "paper": PolicyConfig.paper,
@@ -39,8 +30,7 @@ POLICIES = {
 }
 PARTS = ("policy", "network", "bookkeeping", "learning")
 COLUMNS = {
-    "network": "{model}",
-    "size": "{size[0]}x{size[1]}",
+    **cases.NETWORK,
     "policy": "{policy}",
     "executed": "{executed}/{blocks}",
     "dense ms": "{dense_ms:.1f}",
@@ -51,27 +41,35 @@ COLUMNS = {
 
 
 def measure(
-    case: Case,
+    case: Case = DEFAULT,
     *,
     target: float = 0.3,
-    policies: Sequence[str] = ("paper", "light"),
+    policies: tuple[Literal[*POLICIES], ...] = ("paper", "light"),
     train_interval: int = 3,
     repeats: int = 15,
     warm_up: int = 2,
 ) -> list[dict]:
-    """One row per policy; dense versions and all parts are timed in turn."""
+    """One row per policy; dense versions and all parts are timed in turn.
+
+    Args:
+        case: the network.
+        target: fraction of the blocks that is executed.
+        policies: which ones.
+        train_interval: frames from one update of the policy to the next.
+        repeats: rounds that count.
+        warm_up: rounds before them.
+    """
     loaded = load(case)
-    dense = dense_programs(loaded)
+    dense = loaded.dense_calls()
     executed = case.executed(target)
     grids = random_grids(loaded.grid_shape, executed, warm_up + repeats)
-    calls = {name: program.call for name, program in dense.items()}
-    calls["network"] = sparse_program(loaded, executed, grids).call
+    calls = {**dense, "network": loaded.sparse_call(grids)}
     shares = {}
     for name in policies:
         steps = Steps(loaded.sparse, POLICIES[name](target=target), target, train_interval)
         parts, shares[name] = _policy_calls(steps, loaded, grids)
         calls |= {f"{name} {part}": call for part, call in parts.items()}
-    # Programs that are not compiled yet are compiled in the first round, which does not count.
+    # CompiledSteps that are not compiled yet are compiled in the first round, which does not count.
     timings = alternate(calls, repeats=repeats, warm_up=max(1, warm_up))
     best = fastest(timings, dense)
     rows = []
@@ -82,7 +80,7 @@ def measure(
             case.row("step")
             | {"policy": name, "train_interval": train_interval, "repeats": repeats}
             | {"fraction": fraction, "executed": executed, "blocks": case.blocks}
-            | {"dense_version": best, **milliseconds(timings[best], "dense")}
+            | {"dense_version": best, **timings[best].milliseconds("dense")}
             | {"policy_macs_share": shares[name]}
             | _sums(
                 {part: timings[called[part]].median for part in PARTS}
@@ -118,35 +116,35 @@ def _sums(parts: dict[str, float], *, dense: float, train_interval: int, fractio
 
 def _policy_calls(steps: Steps, loaded: Loaded, grids: list[jax.Array]):
     """What `Runner` does beside the network, as calls to be timed; the policy's share of MACs."""
-    programs = Programs(steps)
+    compiled = CompiledSteps(steps)
     params, frames = loaded.params, loaded.frames[0]
     executed = int(grids[0].sum())
-    state = programs.init(jax.random.key(0), params, frames)
+    state = compiled.init(jax.random.key(0), params, frames)
     # As after the first frame, when no block is missing any more.
     state = state.replace(missing=jnp.zeros_like(state.missing))
     memory = state.frame_state.replace(grid=grids[0])
     reset = np.zeros(len(frames), bool)
-    after, decision = programs.decide(state, frames, reset, learns=True)
+    after, decision = compiled.decide(state, frames, reset, learns=True)
     # As though the policy had drawn these grids.
     drawn = decision.replace(looked=None)
     decided = itertools.cycle([drawn.replace(sampled=grid) for grid in grids])
-    _, outcome = programs.settle(after, next(decided), memory)
+    _, outcome = compiled.settle(after, next(decided), memory)
     policy = jax.tree.map(jnp.copy, state.policy)
     frames = itertools.cycle(loaded.frames)
 
     def look(*, learns):
-        decision = programs.decide(state, next(frames), reset, learns=learns)[1]
+        decision = compiled.decide(state, next(frames), reset, learns=learns)[1]
         int(decision.count)  # read back, as the runner does
         return decision
 
     def bookkeeping():
         decision = next(decided)
-        chosen = programs.choose(decision, next(frames), capacity=executed)
-        return chosen, programs.settle(after, decision, memory)
+        chosen = compiled.choose(decision, next(frames), capacity=executed)
+        return chosen, compiled.settle(after, decision, memory)
 
     def learning():
         nonlocal policy
-        policy, metrics = programs.learn(policy, decision, outcome)
+        policy, metrics = compiled.learn(policy, decision, outcome)
         return policy, metrics
 
     calls = {
@@ -159,26 +157,5 @@ def _policy_calls(steps: Steps, loaded: Loaded, grids: list[jax.Array]):
     return calls, steps.policy_macs(decision.observation) / macs
 
 
-def main() -> None:
-    """Measure one network with some policies."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_case_options(parser)
-    parser.add_argument("--target", type=float, default=0.3, help="fraction of blocks executed")
-    parser.add_argument("--policies", nargs="+", default=("paper", "light"), choices=POLICIES)
-    parser.add_argument("--train-interval", type=int, default=3, help="frames between learning")
-    options = parser.parse_args()
-    rows = measure(
-        case_of(options),
-        target=options.target,
-        policies=options.policies,
-        train_interval=options.train_interval,
-        repeats=options.repeats,
-        warm_up=options.warm_up,
-    )
-    print(table(rows, COLUMNS))
-    if options.output:
-        print(write_rows(options.output, rows))
-
-
 if __name__ == "__main__":
-    main()
+    cases.command(measure, COLUMNS, __doc__)

@@ -1,9 +1,11 @@
 """The benchmarks measure what they say: rows, fields, arithmetic; never a machine's speed."""
 
 import functools
+import importlib.util
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -13,7 +15,25 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the benchmarks are no package
 
-from benchmarks import cases, network, parts, smoke, step, suite, timing
+from bc_jax import bench, timing
+from bc_jax.programs import dense_programs, sparse_program
+from bc_jax.sparse import blockcopy
+from benchmarks import (
+    against_torch,
+    cases,
+    clip,
+    gpu_check,
+    memory,
+    network,
+    parts,
+    plots,
+    roofline,
+    run,
+    scaling,
+    smoke,
+    step,
+    suite,
+)
 from benchmarks.cases import Case
 
 CASE = Case("swiftnet_rn18", (64, 128), block=32)
@@ -30,12 +50,15 @@ def tiny(monkeypatch):
                 x, params, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
 
-        params = jnp.ones((3, 3, 3, 4), cases.DTYPES[case.dtype]) / 2550
-        frames = (jnp.full((case.streams, *case.size, 3), 9, jnp.uint8),)
-        return cases.Loaded(case, apply_fn, params, frames, cases.blockcopy(apply_fn, case.block))
+        params = jnp.ones((3, 3, 3, 4), case.dtype) / 2550
+        frames = 2 * (jnp.full((case.streams, *case.size, 3), 9, jnp.uint8),)
+        return cases.Loaded(case, params, frames, blockcopy(apply_fn, case.block))
 
-    for module in (network, parts, step):
+    for module in (network, parts, step, memory, clip, against_torch):
         monkeypatch.setattr(module, "load", load)
+    small = {"widths": (4,), "head_width": 4}
+    for name, policy in step.POLICIES.items():
+        monkeypatch.setitem(step.POLICIES, name, functools.partial(policy, **small))
 
 
 def test_calls_alternate_and_warm_up_is_left_out(monkeypatch):
@@ -72,7 +95,7 @@ def test_efficiency_is_ideal_time_over_measured_time():
 
 
 def test_random_grids_hold_exactly_the_blocks_and_differ():
-    grids = cases.random_grids((2, 3, 4), 7, 5)
+    grids = bench.random_grids((2, 3, 4), 7, 5)
     assert [int(grid.sum()) for grid in grids] == [7] * 5
     assert all(grid.shape == (2, 3, 4) and grid.dtype == bool for grid in grids)
     assert len({grid.tobytes() for grid in map(np.asarray, grids)}) == 5
@@ -81,9 +104,9 @@ def test_random_grids_hold_exactly_the_blocks_and_differ():
 def test_a_fraction_is_a_whole_number_of_blocks_over_all_streams():
     case = Case("swiftnet_rn18", (512, 1024), streams=2)
     assert case.blocks == 64
-    assert [case.executed(f) for f in (0.001, 0.3, 1.0)] == [1, 19, 64]
-    with pytest.raises(ValueError, match="fraction is 0"):
-        case.executed(0)
+    assert [case.executed(f) for f in (0, 0.001, 0.3, 1.0)] == [0, 1, 19, 64]
+    with pytest.raises(ValueError, match=r"fraction is 1\.5"):
+        case.executed(1.5)
 
 
 @pytest.mark.parametrize(
@@ -98,14 +121,14 @@ def test_what_cannot_be_measured_is_refused(change, message):
 def test_cases_have_the_asked_dtype_and_streams():
     loaded = cases.load(Case("swiftnet_rn18", (64, 64), block=32, dtype="bfloat16", streams=2))
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded.params)} == {jnp.dtype("bfloat16")}
-    out = jax.eval_shape(loaded.apply_fn, loaded.params, loaded.frames[0])
+    out = jax.eval_shape(loaded.sparse.apply_fn, loaded.params, loaded.frames[0])
     assert (out.shape, out.dtype) == ((2, 16, 16, 19), jnp.bfloat16)
     assert loaded.grid_shape == (2, 2, 2)
 
 
 def test_rows_of_the_network_have_their_fields(tiny):
-    rows = network.measure(CASE, fractions=(0.5, 0.25, 0.26), repeats=2, warm_up=1)
-    assert [row["executed"] for row in rows] == [2, 4]
+    rows = network.measure(CASE, fractions=(0.5, 0.25, 0.26, 0.0), repeats=2, warm_up=1)
+    assert [row["executed"] for row in rows] == [0, 2, 4]
     for row in rows:
         assert row["fraction"] == row["executed"] / 8
         assert row["dense_ms"] == min(row["dense_versions_ms"].values())
@@ -115,24 +138,30 @@ def test_rows_of_the_network_have_their_fields(tiny):
         assert row["efficiency"] == pytest.approx(row["fraction"] * row["speedup"])
         assert row["sparse_p10_ms"] <= row["sparse_ms"] <= row["sparse_p90_ms"]
         assert row["state_bytes"] > 64 * 128 * 3 and row["compile_seconds"] > 0
-        assert row["programs"] == 2
-    assert "efficiency" in timing.table(rows, network.COLUMNS)
+        assert row["peak_bytes"] >= row["state_bytes"] and row["programs"] == 3
+    assert "efficiency" in bench.table(rows, network.COLUMNS)
     json.dumps(rows)
 
 
 def test_the_sparse_program_runs_the_blocks_of_its_grids(tiny):
     loaded = network.load(CASE)
-    grids = cases.random_grids(loaded.grid_shape, 3, 2)
-    call = cases.sparse_program(loaded, 3, grids).call
+    grids = bench.random_grids(loaded.grid_shape, 3, 2)
+    program = sparse_program(loaded.sparse, loaded.params, loaded.frames[0], capacity=3)
+    call = bench.cycle(program.run, loaded.params, loaded.frames, grids)
     for grid in (*grids, grids[0]):
-        _, state = call()
-        np.testing.assert_array_equal(state.grid, grid)
-        state = None  # donated to the next call
+        np.testing.assert_array_equal(call().grid, grid)
 
 
-def test_the_step_adds_up(tiny, monkeypatch):
-    small = functools.partial(step.PolicyConfig.light, widths=(4,), head_width=4)
-    monkeypatch.setitem(step.POLICIES, "light", small)
+def test_all_dense_versions_give_the_same(tiny):
+    loaded = network.load(CASE)
+    arguments = loaded.params, loaded.frames[0]
+    expected = loaded.sparse.apply_fn(*arguments)
+    for program in dense_programs(loaded.sparse.apply_fn, *arguments).values():
+        np.testing.assert_allclose(program.run(*arguments), expected, rtol=1e-5)
+        assert program.peak_bytes >= sum(x.nbytes for x in (*arguments, expected))
+
+
+def test_the_step_adds_up(tiny):
     row = step.measure(CASE, policies=("light",), train_interval=4, repeats=1, warm_up=1)[0]
     assert row["policy"] == "light" and row["executed"] == 2
     parts_ms = [row[f"{part}_ms"] for part in step.PARTS]
@@ -142,7 +171,7 @@ def test_the_step_adds_up(tiny, monkeypatch):
     assert sum(row["shares"].values()) == pytest.approx(1)
     assert row["policy_macs_share"] > 0
     json.dumps(row)
-    heading = timing.table([row], step.COLUMNS).splitlines()[0]
+    heading = bench.table([row], step.COLUMNS).splitlines()[0]
     assert heading.split("  ")[0] == "network" and "learning ms" in heading
 
 
@@ -179,40 +208,180 @@ def test_every_convolution_of_a_network_is_a_part():
     assert len({part.name for part in counted}) == len(counted) < len(convolutions)
 
 
+def test_every_layer_has_its_bound(tiny):
+    rows = roofline.measure(CASE, fraction=0.5, repeats=1, matrix=32, array_bytes=4096)
+    (conv,) = (row for row in rows if row["part"].startswith("conv"))
+    pixels = 64 * 128
+    assert conv["macs"] == pixels * 9 * 3 * 4
+    assert conv["dense_bytes"] == 4 * (pixels * (3 + 4) + 9 * 3 * 4)
+    # Four of eight tiles, each with the ring of pixels that it reads around it.
+    assert conv["sparse_bytes"] == 4 * (4 * (34 * 34 * 3 + 32 * 32 * 4) + 9 * 3 * 4)
+    macs = 1e3 * conv["macs"] / conv["macs_per_second"]
+    moved = 1e3 * conv["dense_bytes"] / conv["bytes_per_second"]
+    assert conv["dense_bound_ms"] == pytest.approx(max(macs, moved))
+    assert conv["dense_limit"] == ("compute" if macs > moved else "memory")
+    assert conv["sparse_gap"] == pytest.approx(conv["sparse_ms"] / conv["sparse_bound_ms"])
+    total = rows[-1]
+    assert total["part"] == "network"
+    bounds = [row["times"] * row["sparse_bound_ms"] for row in rows[:-1]]
+    assert total["sparse_bound_ms"] == pytest.approx(sum(bounds))
+    assert "gap" in bench.table(rows, roofline.COLUMNS)
+    json.dumps(rows)
+
+
+def test_scaling_changes_one_thing_at_a_time(monkeypatch):
+    measured = []
+
+    def measure(case, *, fractions, repeats, warm_up):
+        measured.append(case)
+        rows = [{"executed": case.executed(f), "fraction": f} for f in sorted(fractions)]
+        return [case.row("network") | row | {"sparse_ms": 4.0} for row in rows]
+
+    monkeypatch.setattr(network, "measure", measure)
+    rows = scaling.measure(
+        CASE,
+        sizes=((64, 128), (64, 64)),
+        blocks=(16, 32),
+        dtypes=("float32", "bfloat16"),
+        stream_counts=(1, 2),
+        fractions=(0.25,),
+    )
+    usual = {"size": [64, 128], "block": 32, "dtype": "float32", "streams": 1, "fraction": 0.5}
+    changes = [("fraction", 0.25), ("fraction", 0.5), ("size", [64, 128]), ("size", [64, 64])]
+    changes += [("block", 16), ("block", 32), ("dtype", "float32"), ("dtype", "bfloat16")]
+    changes += [("streams", 1), ("streams", 2)]
+    assert [row["axis"] for row in rows] == [axis for axis, _ in changes]
+    for row, (axis, value) in zip(rows, changes, strict=True):
+        assert {name: row[name] for name in usual} == usual | {axis: value}
+    assert len(measured) == len(set(measured)) == 5
+    assert rows[-1]["ms_per_stream"] == 2 and rows[-1]["ms_per_block"] == 0.5
+
+
+def test_memory_and_the_first_frame_are_watched(tiny):
+    seen = memory.watch(CASE, frames=4, target=0.3, start=time.time())
+    assert 0 < seen["first_frame_seconds"] < 600
+    assert 1 <= seen["network_programs"] < seen["programs"] < seen["programs_with_helpers"]
+    state = network.load(CASE).sparse.explain(jnp.ones((3, 3, 3, 4)), jnp.ones((1, 64, 128, 3)))
+    assert seen["state_MB"] < state.state_bytes / 1e6 < 10 < seen["process_MB"]
+    json.dumps(seen)
+
+
+def test_the_environment_of_another_process_is_put_back(monkeypatch):
+    class Pool:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return False
+
+        def submit(self, function, *arguments):
+            assert memory.os.environ["JAX_COMPILATION_CACHE_DIR"] == "here"
+            raise RuntimeError("out of memory")
+
+    before = dict(memory.os.environ)
+    monkeypatch.setattr(memory.concurrent.futures, "ProcessPoolExecutor", Pool)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        memory.apart(CASE, 1, 0.3, "here")
+    assert dict(memory.os.environ) == before
+
+
+def test_windows_of_a_clip_have_a_row_each(tiny, monkeypatch):
+    def clip_of(name, *, size, frames):
+        return [np.full((*size, 3), number, np.uint8) for number in range(frames)]
+
+    monkeypatch.setattr(clip, "open_source", clip_of)
+    rows = clip.measure(CASE, frames=8, windows=2, policy="random", target=0.25, repeats=1)
+    assert [(row["first"], row["last"]) for row in rows] == [(0, 3), (4, 7)]
+    assert [row["fraction"] for row in rows] == [0.25, 0.25]  # the first, of all, compiles
+    assert rows[1]["frames"] == 4 and rows[1]["learning_ms"] == 0
+    with pytest.raises(ValueError, match="windows is 9"):
+        clip.measure(CASE, frames=8, windows=9)
+
+
+def test_torch_runs_beside(tiny, monkeypatch):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch: pip install torch")
+    monkeypatch.setattr(torch, "compile", lambda function: function)  # it takes a minute
+    narrow = functools.partial(
+        against_torch.ARCHITECTURES["swiftnet_rn18"], base_width=8, decoder_width=12
+    )
+    monkeypatch.setitem(against_torch.ARCHITECTURES, "swiftnet_rn18", narrow)
+    (row,) = against_torch.measure(CASE, fractions=(0.5,), repeats=1)
+    assert set(row["beside_ms"]) == {
+        f"{kind}, {order}"
+        for kind in ("eager", "compile")
+        for order in ("contiguous_format", "channels_last")
+    }
+    assert row["torch_ms"] == min(row["beside_ms"].values()) > 0
+    assert row["sparse_over_torch"] == pytest.approx(row["torch_ms"] / row["sparse_ms"])
+
+
+def test_without_torch_it_is_told(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="PyTorch is not installed"):
+        against_torch.measure(CASE)
+
+
+def test_a_command_takes_its_arguments_and_writes_its_rows(tmp_path, monkeypatch, capsys):
+    def measure(case=cases.DEFAULT, *, fractions: tuple[float, ...] = (1.0,)):
+        if case.streams > 2:
+            raise ValueError("too many streams")
+        return [case.row("one") | {"fractions": list(fractions)}]
+
+    path = tmp_path / "rows.json"
+    words = ["one", "--size", "64", "32", "--fractions", "0.5", "1", "--output", str(path)]
+    monkeypatch.setattr(sys, "argv", words)
+    cases.command(measure, {"size": "{size[0]}"}, "Text.")
+    assert "64" in capsys.readouterr().out
+    (row,) = json.loads(path.read_text())["rows"]
+    assert (row["size"], row["fractions"]) == ([64, 32], [0.5, 1.0])
+    monkeypatch.setattr(sys, "argv", ["one", "--streams", "3"])
+    with pytest.raises(SystemExit):
+        cases.command(measure, {}, "Text.")
+    assert "error: too many streams" in capsys.readouterr().err
+
+
 def test_rows_are_written_whole_or_not_at_all(tmp_path):
-    path = timing.write_rows(tmp_path / "a" / "rows.json", [{"x": 1}])
+    path = cases.write_rows(tmp_path / "a" / "rows.json", [{"x": 1}])
     content = json.loads(path.read_text())
     assert content["rows"] == [{"x": 1}]
     named = content["environment"]
-    assert named["versions"]["jax"] == jax.__version__ and named["device"] and named["cores"] > 0
+    assert named["versions"]["jax"] == jax.__version__ and named["device"]["cores"] > 0
     assert named["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", named["commit"])
     with pytest.raises(TypeError):
-        timing.write_rows(path, [{"x": object()}])
+        cases.write_rows(path, [{"x": object()}])
     assert json.loads(path.read_text()) == content
     assert [p.name for p in path.parent.iterdir()] == ["rows.json"]
 
 
 def test_a_failing_part_does_not_lose_the_others(tmp_path):
-    def fail():
+    def fail(case):
         raise RuntimeError("out of memory")
 
-    names = [
-        suite.Part("first", fail),
-        suite.Part("second", lambda: [{"benchmark": "other", "x": 1}]),
-    ]
+    def other(case, *, repeats):
+        return [case.row("other") | {"repeats": repeats}]
+
+    for function in (fail, other):
+        function.__kwdefaults__ = function.__kwdefaults__ or {}
+    other.__kwdefaults__["repeats"] = 9
+    plan = [suite.Part("first", fail, CASE), suite.Part("second", other, CASE)]
     said = []
-    rows, missing = suite.run_parts(names, tmp_path, budget=60, log=said.append)
-    assert [row["x"] for row in rows] == [1] and missing == {"first": "RuntimeError: out of memory"}
+    rows, missing = suite.run_parts(plan, tmp_path, repeats=3, budget=60, log=said.append)
+    assert [row["repeats"] for row in rows] == [3]
+    assert missing == {"first": "RuntimeError: out of memory"}
     assert json.loads((tmp_path / "second.json").read_text())["rows"] == rows
     assert json.loads((tmp_path / "missing.json").read_text())["missing"] == missing
     assert "out of memory" in suite.summary(rows, missing) and len(said) == 2
-    _, late = suite.run_parts(names[1:], tmp_path, budget=-1, log=said.append)
+    # Another run tells of its own parts, and keeps what it says nothing of.
+    _, late = suite.run_parts(plan[1:], tmp_path, repeats=3, budget=-1, log=said.append)
     assert "not begun" in late["second"]
+    assert json.loads((tmp_path / "missing.json").read_text())["missing"] == missing | late
 
 
 def test_smoke_prints_one_line(monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(sys, "argv", ["smoke"])
     monkeypatch.setattr(
         smoke, "measure", lambda case, **o: asked.append((case, o)) or [{"efficiency": 0.876}]
     )
@@ -222,10 +391,72 @@ def test_smoke_prints_one_line(monkeypatch, capsys):
     assert (case.model, case.size, options["fractions"]) == ("swiftnet_rn18", (512, 1024), (0.5,))
 
 
-def test_plans_name_each_part_once():
-    from benchmarks import gpu_check, run
+@pytest.mark.parametrize("module", [run, gpu_check])
+def test_plans_name_each_part_once(module):
+    plan = module.plan()
+    names = [part.name for part in plan]
+    assert len(set(names)) == len(names) > 5
+    assert all(re.fullmatch(r"[\w-]+", name) for name in names)
+    for part in plan:
+        assert part.options.keys() <= part.measure.__kwdefaults__.keys()
+        assert not any(side % part.case.block for side in part.case.size)
 
-    for plan in (run.plan(1), gpu_check.plan(1)):
-        names = [part.name for part in plan]
-        assert len(set(names)) == len(names) > 5
-        assert all(re.fullmatch(r"[\w-]+", name) for name in names)
+
+def test_a_plan_runs_from_end_to_end(tiny, tmp_path, monkeypatch, capsys):
+    def watched(case, frames, target, cache):
+        return {"frames": frames}
+
+    monkeypatch.setattr(memory, "apart", watched)
+    chosen = [p for p in gpu_check.plan() if p.measure is not network.measure][2:4]
+    chosen = [gpu_check.plan()[0].name, *(part.name for part in chosen)]
+    assert [name.split("-")[0] for name in chosen] == ["network", "roofline", "memory"]
+    words = ["--tiny", "--repeats", "1", "--output", str(tmp_path), "--only", *chosen]
+    with pytest.raises(SystemExit) as stop:
+        gpu_check.main(words)
+    said = capsys.readouterr().out
+    assert stop.value.code == 0, said
+    (folder,) = tmp_path.iterdir()
+    assert {path.stem for path in folder.glob("*.json")} == {*chosen, "missing"}
+    for name in chosen:
+        content = json.loads((folder / f"{name}.json").read_text())
+        assert content["environment"]["versions"]["jax"] == jax.__version__
+        assert content["rows"] and f"{name}: {len(content['rows'])} rows" in said
+    drawn = plots.write_plots(folder, tmp_path / "figures")
+    assert [path.stem.split("-")[0] for path in drawn] == ["efficiency", "roofline"]
+    assert all(path.stat().st_size > 5000 for path in drawn)
+
+
+def test_steps_and_scaling_are_drawn(tmp_path):
+    parts_ms = {f"{part}_ms": 1.0 for part in step.PARTS}
+    steps = [
+        CASE.row("step") | {"policy": policy, "fraction": 0.3, "dense_ms": 9.0} | parts_ms
+        for policy in ("paper", "light")
+    ]
+    change = {"fraction": 0.5, "dense_ms": 9.0, "sparse_ms": 5.0}
+    scaled = [
+        Case(CASE.model, streams=n).row("scaling") | change | {"axis": "streams"} for n in (1, 2)
+    ]
+    cases.write_rows(tmp_path / "step.json", steps)
+    cases.write_rows(tmp_path / "scaling.json", scaled)
+    drawn = plots.write_plots(tmp_path, tmp_path)
+    assert [path.name for path in drawn] == ["step.png", "scaling-swiftnet_rn18.png"]
+    assert all(path.stat().st_size > 5000 for path in drawn)
+
+
+def test_sizes_of_a_gpu_are_not_run_elsewhere():
+    if jax.default_backend() == "gpu":
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit, match="jax runs on cpu"):
+        gpu_check.main([])
+
+
+def test_of_two_measurements_the_newer_one_is_drawn(tmp_path):
+    row = CASE.row("network")
+    for name, day, value in (("b", "2026-01-01", 1), ("a", "2026-01-02", 2)):
+        rows = [row | {"value": value}, row | {"value": value, "size": [value, 1]}]
+        content = {"environment": {"time": day}, "rows": rows}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    found = [(r["size"], r["value"]) for r in plots.read_rows(tmp_path)]
+    assert found == [([64, 128], 2), ([1, 1], 1), ([2, 1], 2)]
+    with pytest.raises(ValueError, match="no file of rows"):
+        plots.read_rows(tmp_path / "none")

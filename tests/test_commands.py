@@ -54,8 +54,9 @@ def test_bench_times_fractions_beside_dense(root, monkeypatch, capsys):
     commands.main(["bench", *small, "--fractions", "0.5", "--repeats", "2"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("dense: ")
-    executed, ms, speedup, efficiency = map(float, lines[2].split())
-    assert executed == 0.5 and ms > 0
+    blocks, executed, ms, _, speedup, efficiency = lines[3].split()
+    executed, ms, speedup, efficiency = map(float, (executed, ms, speedup, efficiency))
+    assert blocks == "2/4" and executed == 0.5 and ms > 0
     assert efficiency == pytest.approx(speedup / 2, abs=0.02)
 
 

@@ -80,11 +80,15 @@ def torch_logits(architecture, state, x: np.ndarray) -> np.ndarray:
 
     with torch.no_grad():
         frames = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-        if "classifier.project.0.weight" in state:
-            logits = TorchDeepLab(state, architecture.module.output_stride)(frames)
-        else:
-            logits = TorchSwiftNet(state)(frames)
+        logits = torch_network(architecture, state)(frames)
     return logits.numpy().transpose(0, 2, 3, 1)
+
+
+def torch_network(architecture, state) -> "TorchNetwork":
+    """The architecture in PyTorch: a call from normalised frames [N, 3, H, W] to logits."""
+    if "classifier.project.0.weight" in state:
+        return TorchDeepLab(state, architecture.module.output_stride)
+    return TorchSwiftNet(state)
 
 
 class TorchNetwork:

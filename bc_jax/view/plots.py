@@ -33,7 +33,7 @@ def plot_executed(
       The path.
     """
     series = executed if isinstance(executed, Mapping) else {"executed": executed}
-    figure, axes = _figure((9, 4.2))
+    figure, axes = new_figure((9, 4.2))
     for k, (name, values) in enumerate(series.items()):
         values = np.asarray(values, float)
         colour = COLOURS[k % len(COLOURS)]
@@ -53,8 +53,8 @@ def plot_executed(
         )
     axes.set(xlabel="frame", ylabel="share of blocks executed", ylim=(0, 1.02), title=title)
     axes.margins(x=0.01)
-    _legend_below(axes, len(series))
-    return _save(figure, path)
+    legend_below(axes, len(series))
+    return save_figure(figure, path)
 
 
 def plot_log(
@@ -84,7 +84,7 @@ def plot_log(
     missing = [name for name in columns if name not in table]
     if missing:
         raise ValueError(f"{log} has no column {', '.join(missing)}; it has {', '.join(table)}")
-    figure, all_axes = _figure((9, 0.6 + 2.3 * len(columns)), rows=len(columns))
+    figure, all_axes = new_figure((9, 0.6 + 2.3 * len(columns)), rows=len(columns))
     for k, (name, axes) in enumerate(zip(columns, all_axes, strict=True)):
         values, colour = table[name], COLOURS[k % len(COLOURS)]
         at = table.get(x, np.arange(len(values)))
@@ -96,7 +96,7 @@ def plot_log(
     all_axes[-1].set_xlabel(x if x in table else "row")
     all_axes[0].set_title(f"{Path(log).name}: values and their mean over the last {window}")
     figure.align_ylabels()
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_tradeoff(
@@ -117,7 +117,7 @@ def plot_tradeoff(
     """
     from matplotlib.ticker import PercentFormatter
 
-    figure, axes = _figure((8, 5))
+    figure, axes = new_figure((8, 5))
     for k, (name, pairs) in enumerate(points.items()):
         at = np.asarray(sorted(pairs), float).reshape(-1, 2)
         axes.plot(
@@ -137,8 +137,8 @@ def plot_tradeoff(
         axis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlim(0, min(1, axes.get_xlim()[1]))
     axes.set_ylim(bottom=0)
-    _legend_below(axes, len(points))
-    return _save(figure, path)
+    legend_below(axes, len(points))
+    return save_figure(figure, path)
 
 
 def plot_times(
@@ -157,7 +157,7 @@ def plot_times(
     Returns:
       The path.
     """
-    figure, axes = _figure((9, 1.4 + 0.42 * len(parts)))
+    figure, axes = new_figure((9, 1.4 + 0.42 * len(parts)))
     names = list(parts)
     left = np.zeros(len(names))
     kinds = list(dict.fromkeys(kind for times in parts.values() for kind in times))
@@ -172,9 +172,9 @@ def plot_times(
                       va="center")  # fmt: skip
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set(xlabel="milliseconds per frame", title=title, xlim=(0, 1.1 * max(left, default=1)))
-    _legend_below(axes, len(kinds))
-    return _save(figure, path)
+    axes.set(xlabel="milliseconds per frame", title=title, xlim=(0, 1.15 * max(left, default=1)))
+    legend_below(axes, len(kinds))
+    return save_figure(figure, path)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -234,14 +234,14 @@ def _parsed(cell: str | None) -> float | None:
         return None
 
 
-def _figure(size: tuple[float, float], rows: int | None = None):
+def new_figure(size: tuple[float, float], rows: int | None = None, *, sharex: bool = True):
     """A figure that no window ever shows, and its axes (a list where rows are asked for)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows or 1, sharex=True, squeeze=False)[:, 0])
+    axes = list(figure.subplots(rows or 1, sharex=sharex, squeeze=False)[:, 0])
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
         each.grid(color="#dddddd", linewidth=0.7)
@@ -249,14 +249,14 @@ def _figure(size: tuple[float, float], rows: int | None = None):
     return figure, axes if rows else axes[0]
 
 
-def _legend_below(axes, entries: int):
+def legend_below(axes, entries: int):
     """A legend under the plot, where it never covers a curve."""
     axes.figure.legend(
         loc="outside lower center", ncols=min(4, max(1, entries)), frameon=False, fontsize=10
     )
 
 
-def _save(figure, path: str | os.PathLike) -> Path:
+def save_figure(figure, path: str | os.PathLike) -> Path:
     """Write the picture under another name first, so that a half one is never seen."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

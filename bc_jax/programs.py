@@ -1,0 +1,134 @@
+"""A network as compiled programs: the dense versions that there are, and block-sparse ones."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bc_jax.models import Network
+from bc_jax.sparse import BlockCopy, blockcopy, compiler_options
+from bc_jax.timing import alternate, fastest
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program, and what it takes.
+
+    Attributes:
+        run: the program.
+        compile_seconds: tracing included.
+        temporary_bytes: that it needs beside arguments and results; None where not known.
+        peak_bytes: those, arguments and results together, what is updated in place once; likewise.
+    """
+
+    run: Callable
+    compile_seconds: float
+    temporary_bytes: int | None = None
+    peak_bytes: int | None = None
+
+
+def compile_program(jitted: Callable, *args, **static) -> Program:
+    """Compile for arguments like these."""
+    start = time.perf_counter()
+    compiled = jitted.lower(*args, **static).compile()
+    seconds = time.perf_counter() - start
+    try:
+        memory = compiled.memory_analysis()
+        sizes = [
+            getattr(memory, f"{kind}_size_in_bytes")
+            for kind in ("temp", "argument", "output", "alias")
+        ]
+    except (AttributeError, NotImplementedError):  # not every backend tells
+        return Program(compiled, seconds)
+    return Program(compiled, seconds, sizes[0], sum(sizes[:3]) - sizes[3])
+
+
+def dense_programs(
+    apply_fn: Callable,
+    params,
+    frames: jax.Array,
+    on_compile: Callable[[str], None] = lambda what: None,
+) -> dict[str, Program]:
+    """The ways to run the dense network; the fastest is what sparse execution is held against.
+
+    Args:
+        apply_fn: the network.
+        params: its parameters.
+        frames: [N, H, W, 3]; only shape and dtype matter.
+        on_compile: told what is about to be compiled.
+
+    Returns:
+        Programs `run(params, frames) -> outputs`, which are valid until the next call. "default":
+        as `jax.jit` compiles it; "sparse options": with the compiler's options of block-sparse
+        programs, where there are any; "one block": block-sparse, one block as large as the frame.
+    """
+    options = {"default": None}
+    if compiler_options():
+        options["sparse options"] = compiler_options()
+    programs = {}
+    for name, chosen in options.items():
+        on_compile(f"dense network ({name})")
+        jitted = jax.jit(apply_fn, compiler_options=chosen)
+        programs[name] = compile_program(jitted, params, frames)
+    on_compile("dense network (one block)")
+    whole = blockcopy(apply_fn, frames.shape[1:3])
+    program = sparse_program(whole, params, frames, capacity=frames.shape[0])
+    grid = jnp.ones(whole.grid_shape(frames), bool)
+    programs["one block"] = dataclasses.replace(
+        program, run=lambda params, frames: program.run(params, frames, grid).outputs
+    )
+    return programs
+
+
+def sparse_program(sparse: BlockCopy, params, frames: jax.Array, *, capacity: int) -> Program:
+    """A block-sparse program `run(params, frames, grid) -> FrameState`, with a state of its own.
+
+    The state begins with zeros, and what `run` returns is valid until the next call.
+    """
+    state = jax.jit(sparse.init)(params, frames)
+    grid = jnp.zeros(sparse.grid_shape(frames), bool)
+    program = compile_program(sparse.compiled, params, state, frames, grid, capacity=capacity)
+
+    def run(params, frames, grid):
+        nonlocal state
+        state = program.run(params, state, frames, grid)
+        return state
+
+    return dataclasses.replace(program, run=run)
+
+
+class Dense:
+    """The fastest of the dense versions that there are, measured: times are compared with it.
+
+    Attributes:
+        milliseconds: what each version took.
+        version: the fastest one's name.
+    """
+
+    def __init__(self, network: Network, frames: np.ndarray, on_compile: Callable[[str], None]):
+        """Compile and time all versions.
+
+        Args:
+            network: what is run.
+            frames: [N, H, W, 3] to measure with.
+            on_compile: told what is about to be compiled.
+        """
+        frames = jnp.asarray(frames)
+        programs = dense_programs(network.apply_fn, network.params, frames, on_compile)
+        runs = {name: functools.partial(p.run, network.params) for name, p in programs.items()}
+        calls = {name: functools.partial(run, frames) for name, run in runs.items()}
+        timings = alternate(calls, repeats=3, warm_up=1)
+        self.milliseconds = {name: 1e3 * timing.median for name, timing in timings.items()}
+        self.version = fastest(timings, timings)
+        self._run = runs[self.version]
+
+    def __call__(self, frames) -> tuple[jax.Array, float]:
+        """The outputs for [N, H, W, 3], valid until the next call, and the milliseconds it took."""
+        frames = jnp.asarray(frames)
+        clock = time.perf_counter()
+        outputs = jax.block_until_ready(self._run(frames))
+        return outputs, 1e3 * (time.perf_counter() - clock)

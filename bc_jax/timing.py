@@ -1,0 +1,79 @@
+"""Functions timed in turn, so that what slows the machine down slows all of them down."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds per call.
+
+    Attributes:
+        median: of all repeats.
+        p10: a tenth of the calls are faster.
+        p90: a tenth of the calls are slower.
+    """
+
+    median: float
+    p10: float
+    p90: float
+
+    def milliseconds(self, name: str) -> dict[str, float]:
+        """The fields NAME_ms, NAME_p10_ms and NAME_p90_ms of a row of results."""
+        return {
+            f"{name}_ms": 1e3 * self.median,
+            f"{name}_p10_ms": 1e3 * self.p10,
+            f"{name}_p90_ms": 1e3 * self.p90,
+        }
+
+
+def alternate(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warm_up: int = 2,
+    on_round: Callable[[int], None] = lambda rounds: None,
+) -> dict[str, Timing]:
+    """Time functions in turn; every second round runs backwards, so that none follows the same one.
+
+    Args:
+        functions: by name; each is called without arguments, and its result is waited for.
+        repeats: rounds that count.
+        warm_up: rounds before them that do not.
+        on_round: told how many rounds are over.
+
+    Returns:
+        A Timing per name.
+
+    Raises:
+        ValueError: where repeats is not positive or warm_up is negative.
+    """
+    if repeats < 1 or warm_up < 0:
+        raise ValueError(f"repeats is {repeats} and warm_up {warm_up}; at least 1 and 0 are needed")
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    order = list(functions)
+    for turn in range(warm_up + repeats):
+        for name in order if turn % 2 == 0 else reversed(order):
+            start = time.perf_counter()
+            jax.block_until_ready(functions[name]())
+            elapsed = time.perf_counter() - start
+            if turn >= warm_up:
+                seconds[name].append(elapsed)
+        on_round(turn + 1)
+    return {
+        name: Timing(*map(float, np.percentile(s, (50, 10, 90)))) for name, s in seconds.items()
+    }
+
+
+def fastest(timings: Mapping[str, Timing], names) -> str:
+    """The name of the smallest median among `names`."""
+    return min(names, key=lambda name: timings[name].median)
+
+
+def efficiency(fraction: float, dense: float, sparse: float) -> float:
+    """Ideal time over measured time, fraction * dense / sparse; 1 is ideal."""
+    return fraction * dense / sparse
