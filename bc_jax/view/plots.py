@@ -9,7 +9,7 @@ import numpy as np
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; yellow is left out, too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vP*X"
+MARKERS = "osD^vP*X"
 
 
 def plot_executed(
@@ -33,7 +33,7 @@ def plot_executed(
       The path.
     """
     series = executed if isinstance(executed, Mapping) else {"executed": executed}
-    figure, axes = _figure((9, 4.2))
+    figure, axes = new_figure((9, 4.2))
     for k, (name, values) in enumerate(series.items()):
         values = np.asarray(values, float)
         colour = COLOURS[k % len(COLOURS)]
@@ -54,7 +54,7 @@ def plot_executed(
     axes.set(xlabel="frame", ylabel="share of blocks executed", ylim=(0, 1.02), title=title)
     axes.margins(x=0.01)
     _legend_below(axes, len(series))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_log(
@@ -84,7 +84,7 @@ def plot_log(
     missing = [name for name in columns if name not in table]
     if missing:
         raise ValueError(f"{log} has no column {', '.join(missing)}; it has {', '.join(table)}")
-    figure, all_axes = _figure((9, 0.6 + 2.3 * len(columns)), rows=len(columns))
+    figure, all_axes = new_figure((9, 0.6 + 2.3 * len(columns)), rows=len(columns))
     for k, (name, axes) in enumerate(zip(columns, all_axes, strict=True)):
         values, colour = table[name], COLOURS[k % len(COLOURS)]
         at = table.get(x, np.arange(len(values)))
@@ -96,7 +96,7 @@ def plot_log(
     all_axes[-1].set_xlabel(x if x in table else "row")
     all_axes[0].set_title(f"{Path(log).name}: values and their mean over the last {window}")
     figure.align_ylabels()
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_tradeoff(
@@ -117,14 +117,14 @@ def plot_tradeoff(
     """
     from matplotlib.ticker import PercentFormatter
 
-    figure, axes = _figure((8, 5))
+    figure, axes = new_figure((8, 5))
     for k, (name, pairs) in enumerate(points.items()):
         at = np.asarray(sorted(pairs), float).reshape(-1, 2)
         axes.plot(
             at[:, 0],
             at[:, 1],
             color=COLOURS[k % len(COLOURS)],
-            marker=_MARKERS[k % len(_MARKERS)],
+            marker=MARKERS[k % len(MARKERS)],
             markersize=8,
             linewidth=1.8,
             label=name,
@@ -138,7 +138,7 @@ def plot_tradeoff(
     axes.set_xlim(0, min(1, axes.get_xlim()[1]))
     axes.set_ylim(bottom=0)
     _legend_below(axes, len(points))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_times(
@@ -157,7 +157,7 @@ def plot_times(
     Returns:
       The path.
     """
-    figure, axes = _figure((9, 1.4 + 0.42 * len(parts)))
+    figure, axes = new_figure((9, 1.4 + 0.42 * len(parts)))
     names = list(parts)
     left = np.zeros(len(names))
     kinds = list(dict.fromkeys(kind for times in parts.values() for kind in times))
@@ -174,7 +174,7 @@ def plot_times(
     axes.grid(visible=False, axis="y")
     axes.set(xlabel="milliseconds per frame", title=title, xlim=(0, 1.1 * max(left, default=1)))
     _legend_below(axes, len(kinds))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -234,19 +234,26 @@ def _parsed(cell: str | None) -> float | None:
         return None
 
 
-def _figure(size: tuple[float, float], rows: int | None = None):
-    """A figure that no window ever shows, and its axes (a list where rows are asked for)."""
+def new_figure(size: tuple[float, float], rows: int | None = None, *, columns: int | None = None):
+    """A figure that no window ever shows, and its axes; a list of them if many are asked for.
+
+    Args:
+      size: in inches.
+      rows: so many axes below one another, over one x axis.
+      columns: so many side by side.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows or 1, sharex=True, squeeze=False)[:, 0])
+    grid = figure.subplots(rows or 1, columns or 1, sharex="col", squeeze=False)
+    axes = list(grid.ravel())
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
         each.grid(color="#dddddd", linewidth=0.7)
         each.set_axisbelow(True)
-    return figure, axes if rows else axes[0]
+    return figure, axes if rows or columns else axes[0]
 
 
 def _legend_below(axes, entries: int):
@@ -256,7 +263,7 @@ def _legend_below(axes, entries: int):
     )
 
 
-def _save(figure, path: str | os.PathLike) -> Path:
+def save_figure(figure, path: str | os.PathLike) -> Path:
     """Write the picture under another name first, so that a half one is never seen."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
