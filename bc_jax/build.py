@@ -37,25 +37,29 @@ def network(config: Config) -> Network:
 def training_frames(config: Config, position: dict | None = None) -> data.Batches:
     """The frames of `config.data`, from a position that was saved on."""
     streams, passes = config.data.streams, config.data.passes
-    source = _source(config, config.data.start, config.data.frames)
+    source = _source(config, config.data.source, config.data.start, config.data.frames)
     return data.batches(source, streams, passes=passes, position=position)
 
 
 def evaluation_frames(config: Config) -> data.Batches:
-    """The frames of `config.data`, from `config.evaluate.start` on, as many as it says."""
-    frames = config.data.frames if config.evaluate.frames is None else config.evaluate.frames
-    source = _source(config, evaluation_start(config), frames)
+    """The frames that `config.evaluate` asks for, of its own source or of `config.data`."""
+    frames = config.evaluate.frames
+    if frames is None and config.evaluate.source is None:
+        frames = config.data.frames
+    spec = config.evaluate.source or config.data.source
+    source = _source(config, spec, evaluation_start(config), frames)
     return data.batches(source, config.data.streams)
 
 
 def evaluation_start(config: Config) -> int:
     """The first frame of `evaluation_frames`, counted in the source."""
-    return config.data.start if config.evaluate.start is None else config.evaluate.start
+    if config.evaluate.start is not None:
+        return config.evaluate.start
+    return config.data.start if config.evaluate.source is None else 0
 
 
-def _source(config: Config, start: int, frames: int | None) -> data.Source:
-    size = config.data.size
-    return data.open_source(config.data.source, size=size, start=start, frames=frames)
+def _source(config: Config, spec: str, start: int, frames: int | None) -> data.Source:
+    return data.open_source(spec, size=config.data.size, start=start, frames=frames)
 
 
 def runner(
@@ -64,6 +68,7 @@ def runner(
     params,
     policy: PolicyConfig | str,
     *,
+    target: float | None = None,
     on_compile: Callable[[str], None] | None = None,
 ) -> Runner:
     """A runner with the config's settings.
@@ -73,13 +78,14 @@ def runner(
         sparse: the network, from `blockcopy`; runners that are given the same share its programs.
         params: its parameters.
         policy: settings of a policy that learns, or the name of one that does not.
+        target: executed fraction of one that does not; None is `config.policy.target`.
         on_compile: see `Runner`.
     """
     return Runner(
         sparse,
         params,
         policy=policy,
-        target=config.evaluate.target or config.policy.target,
+        target=target or config.policy.target,
         train_interval=config.train.train_interval,
         capacity_steps=config.blocks.capacities,
         seed=config.seed,

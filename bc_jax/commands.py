@@ -1,4 +1,4 @@
-"""The command `bc-jax`: train, evaluate, visualize, explain, bench, convert, report."""
+"""The command `bc-jax`: train, evaluate, visualize, explain, bench, convert, report, table."""
 
 import importlib
 import sys
@@ -14,6 +14,7 @@ COMMANDS = {
     "bench": "time a network with a part of its blocks executed, beside the dense one",
     "convert": "convert a PyTorch checkpoint",
     "report": "write the page of a run",
+    "table": "write the paper's Table 1 with runs beside it",
 }
 
 

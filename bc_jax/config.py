@@ -138,6 +138,11 @@ class EvaluateConfig:
     policies: tuple[PolicyName, ...] = ("all", "random", "difference", "learned", "oracle")
     # Executed fraction that the compared policies are held to; None is the policy's own target.
     target: float | None = None
+    # Several such fractions in its place; each has rows of its own, named as in learned@0.3.
+    targets: tuple[float, ...] = ()
+    # What is measured on; None is data.source. One of its own is gone through from its beginning
+    # to its end where start and frames are None.
+    source: str | None = None
     # The first frame that is measured, counted in the source; None is data.start.
     start: int | None = None
     # How many frames are measured; None is data.frames.
@@ -159,8 +164,17 @@ class EvaluateConfig:
         check_at_least(self, "evaluate", 0, "warm_up", "video_frames")
         if len(set(self.policies)) != len(self.policies):
             raise ConfigError(f"evaluate.policies names one twice: {' '.join(self.policies)}")
-        if self.target is not None and not 0 < self.target <= 1:
-            raise ConfigError(f"evaluate.target {self.target} is not in (0, 1]")
+        if self.target is not None and self.targets:
+            raise ConfigError("evaluate.target and evaluate.targets are both given: give one")
+        for name, held in (("target", () if self.target is None else (self.target,)),
+                           ("targets", self.targets)):  # fmt: skip
+            for value in held:
+                if not 0 < value <= 1:
+                    raise ConfigError(f"evaluate.{name} {value} is not in (0, 1]")
+        if len(set(self.targets)) != len(self.targets):
+            raise ConfigError(f"evaluate.targets has one twice: {self.targets}")
+        if self.source == "":
+            raise ConfigError("evaluate.source is empty: give a source, or None for data.source")
         if self.frames is not None:
             check_at_least(self, "evaluate", 2, "frames")  # the first one only fills the memory
         if self.start is not None:

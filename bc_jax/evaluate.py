@@ -2,13 +2,14 @@
 
 Every policy sees every frame; those that learn go on learning. The folder of the run (runs/NAME)
 gets report.html, which shows it all, and what it is made of: results.json, results.md, frames.csv,
-executed.png, tradeoff.png, frame.png, video.mp4 and views/.
+executed.png, tradeoff.png, frame.png, video.mp4 and views/; with --table also the supplement's
+Table 1 with this run's rows: table.md, table.json and table.png.
 Compiled programs are kept in ~/.cache/bc_jax ($BC_JAX_CACHE names another folder, 'off' none).
 """
 
 import dataclasses
 
-from bc_jax import build, command_line, report, results
+from bc_jax import build, command_line, report, results, table
 from bc_jax.config import Config, from_command_line
 from bc_jax.data import TruncatedVideo
 from bc_jax.evaluation import Evaluation
@@ -20,8 +21,13 @@ from bc_jax.logs import Progress
 class Arguments:
     """The arguments of this command itself."""
 
-    # Folder of checkpoints that the row "learned" begins from; None begins from a cold start.
+    # Folder of checkpoints that the row "learned" begins from, "{target}" in it standing for the
+    # row's target; None begins from a cold start.
     checkpoint: str | None = None
+    # Write Table 1 of the paper's supplement with this run's rows beside its own.
+    table: bool = False
+    # The device's TFLOPS in float32, which normalise the table's times; None leaves that out.
+    tflops: float | None = None
 
 
 def main(argv=None) -> None:
@@ -29,14 +35,16 @@ def main(argv=None) -> None:
     config, arguments = from_command_line(__doc__, argv, extra=Arguments)
     command_line.prepare()
     with command_line.errors_told():
-        evaluate(config, arguments.checkpoint)
+        evaluate(config, arguments)
 
 
-def evaluate(config: Config, checkpoint: str | None) -> None:
+def evaluate(config: Config, arguments: Arguments) -> None:
     """Go through the frames once, and write what was found."""
-    step, damage = 0, None
+    step, damage, checkpoint = 0, None, arguments.checkpoint
     network = build.network(config)
     frames = build.evaluation_frames(config)
+    if arguments.table and not frames.labelled:
+        raise ValueError("--table compares mIoU, and these frames have no labels")
     progress = Progress(frames.length)
     evaluation = Evaluation(
         config,
@@ -66,6 +74,8 @@ def evaluate(config: Config, checkpoint: str | None) -> None:
     report.write(config.directory)
     print(results.table(rows))
     print(results.notes(evaluation))
+    if arguments.table:
+        table.write([table.read_run(config.directory, arguments.tflops)], config.directory)
     print(f"written to {config.directory}")
     if damage:
         raise damage

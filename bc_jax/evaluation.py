@@ -8,7 +8,6 @@ compared with execute as many blocks as it did, frame by frame: `gap_closed` is 
 import dataclasses
 import functools
 import math
-import statistics
 from collections.abc import Callable
 
 import jax
@@ -18,8 +17,9 @@ import numpy as np
 from bc_jax import build
 from bc_jax.config import Config
 from bc_jax.data import Batch, crop, pad_to_blocks, padded_size
-from bc_jax.data.labels import CLASSES, IGNORE
-from bc_jax.metrics import confusion, miou
+from bc_jax.data.labels import IGNORE
+from bc_jax.measurement import DENSE, MATCHED, Measurement, Row, close_gaps, policy_of, summary
+from bc_jax.metrics import confusion
 from bc_jax.models import Network
 from bc_jax.models.layers import resize_bilinear
 from bc_jax.policy import PolicyConfig
@@ -28,81 +28,16 @@ from bc_jax.runner import Runner
 from bc_jax.sparse import Report, blockcopy
 from bc_jax.training import load_policy, shapes
 
-LEARNING = ("learned", "paper")
-MATCHED = ("random", "difference", "oracle")
-DENSE = "dense"
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """One frame of one row, all streams.
-
-    Attributes:
-        frame: from 0.
-        counts: whether it enters the means: a stream's first frame, all executed, does not.
-        timed: whether its times do: nothing was compiled, and the warm-up is over.
-        blocks: executed.
-        executed: share of the blocks, in [0, 1].
-        disagreement: share of the pixels whose class is not the dense network's.
-        policy_ms: deciding and bookkeeping.
-        network_ms: the network.
-        learning_ms: the policy's update; 0 in a frame without one.
-        probability_gap: mean probability of the blocks executed less that of the others; NaN where
-            a policy has none, or there are no others.
-    """
-
-    frame: int
-    counts: bool
-    timed: bool
-    blocks: int
-    executed: float
-    disagreement: float
-    policy_ms: float
-    network_ms: float
-    learning_ms: float
-    probability_gap: float = math.nan
-
-
-@dataclasses.dataclass
-class Row:
-    """A policy in the comparison: how it runs, and what was measured.
-
-    Attributes:
-        name: of the policy, or `DENSE`.
-        runner: None for the dense network.
-        measurements: a frame each.
-        confusion: of its classes with the dense network's, over the frames that count.
-        labels: confusion with the true labels, where there are any, over the same frames.
-        labels_last: the same over the last frames of clips.
-        classes: int [N, h, w], its last prediction on the frames without padding.
-        executions: int [Gh, Gw], how often each block was executed, over streams and frames that
-            count; and `chances`, how often it could have been.
-    """
-
-    name: str
-    runner: Runner | None
-    measurements: list[Measurement] = dataclasses.field(default_factory=list)
-    confusion: np.ndarray | int = 0
-    labels: np.ndarray | int = 0
-    labels_last: np.ndarray | int = 0
-    classes: np.ndarray | None = None
-    executions: np.ndarray | int = 0
-    chances: int = 0
-
-    @property
-    def frequency(self) -> np.ndarray:
-        """How often each block was executed, in [0, 1]: [Gh, Gw]."""
-        return np.asarray(self.executions) / max(1, self.chances)
-
 
 class Evaluation:
     """A comparison in progress: `frame` for each batch, then `results`.
 
     Args:
-        config: which policies, which target, which network.
+        config: which policies, which targets, which network.
         network: from `build.network`.
         size: (H, W) of the frames.
-        checkpoint: folder of checkpoints of the row "learned"; None begins from a cold start.
+        checkpoint: folder of checkpoints of the row "learned", '{target}' in it standing for the
+            row's target; None begins from a cold start.
         on_compile: told what is about to be compiled.
 
     Raises:
@@ -119,7 +54,8 @@ class Evaluation:
         on_compile: Callable[[str], None] = lambda what: None,
     ):
         self.config, self.network, self.size = config, network, size
-        self.target = config.evaluate.target or config.policy.target
+        settings = config.evaluate
+        self.targets = settings.targets or (settings.target or config.policy.target,)
         self._told: set[str] = set()
         self._on_compile = on_compile
         self._sparse = blockcopy(network.apply_fn, config.blocks.size)
@@ -132,16 +68,23 @@ class Evaluation:
         self._frame = 0
         self.dense: Dense | None = None
         self.dense_row = Row(DENSE, None)
-        checkpoints = {"learned": checkpoint, "paper": config.evaluate.paper_checkpoint}
+        checkpoints = {"learned": checkpoint, "paper": settings.paper_checkpoint}
+        self._order: dict[str, float | None] = {}  # name -> target, as in the table
+        for target in self.targets:
+            for name in settings.policies:
+                held = name not in ("all", "none")
+                several = held and len(self.targets) > 1
+                self._order[f"{name}@{target:g}" if several else name] = target if held else None
         # The learnt policy first: it says how many blocks the others get.
-        names = sorted(config.evaluate.policies, key=lambda name: name != "learned")
-        self.rows = {name: self._row(name, checkpoints.get(name)) for name in names}
+        names = sorted(self._order, key=lambda name: policy_of(name) != "learned")
+        self.rows = {name: self._row(name, checkpoints.get(policy_of(name))) for name in names}
 
-    def policy(self, name: str) -> PolicyConfig | str:
-        """What a row runs with."""
+    def policy(self, name: str, target: float | None) -> PolicyConfig | str:
+        """What a row of that name and target runs with."""
+        name = policy_of(name)
         if name == "learned":
-            return dataclasses.replace(self.config.policy, target=self.target)
-        return PolicyConfig.paper(target=self.target) if name == "paper" else name
+            return dataclasses.replace(self.config.policy, target=target)
+        return PolicyConfig.paper(target=target) if name == "paper" else name
 
     def frame(self, batch: Batch) -> None:
         """Run the dense network and every policy on one frame of each stream."""
@@ -157,18 +100,18 @@ class Evaluation:
         whole = (self._frame, bool(kept.any()), timed, total, 1.0, 0.0)
         _add(self.dense_row, Measurement(*whole, *times), correct, correct, kept, self._names)
         self._compare(self.dense_row, outputs, batch)
-        count = None
-        for name, row in self.rows.items():
+        counts = {}  # target -> blocks that the learnt policy executed
+        for row in self.rows.values():
             runner = row.runner
             given = runner(
                 padded,
                 batch.reset,
-                dense=outputs if name == "oracle" else None,
-                count=count if name in MATCHED else None,
+                dense=outputs if row.policy == "oracle" else None,
+                count=counts.get(row.target) if row.policy in MATCHED else None,
             )
             grid = np.asarray(runner.outcome.grid)
-            if name == "learned":
-                count = int(grid.sum())
+            if row.policy == "learned":
+                counts[row.target] = int(grid.sum())
             row.classes = self._predicted(given)
             wrong = row.classes[kept] != correct[kept]
             measured = Measurement(
@@ -195,7 +138,7 @@ class Evaluation:
         Raises:
             ValueError: no frame counts: only first frames were seen.
         """
-        order = [self.dense_row, *(self.rows[name] for name in self.config.evaluate.policies)]
+        order = [self.dense_row, *(self.rows[name] for name in self._order)]
         if not any(m.counts for m in self.dense_row.measurements):
             raise ValueError(
                 f"{self._frame} frames are too few: all is executed in the first of a stream, and "
@@ -229,21 +172,22 @@ class Evaluation:
         return len(self.network.class_names)
 
     def _row(self, name: str, checkpoint: str | None) -> Row:
-        config = self.config
-        policy = self.policy(name)
+        config, target = self.config, self._order[name]
+        policy = self.policy(name, target)
         runner = build.runner(
-            config, self._sparse, self.network.params, policy, on_compile=self._compiling(name)
-        )
+            config, self._sparse, self.network.params, policy,
+            target=target, on_compile=self._compiling(name),
+        )  # fmt: skip
         if checkpoint is not None and runner.steps.learns:
             streams = config.data.streams
             learnt = load_policy(
-                checkpoint,
+                checkpoint.replace("{target}", f"{target:g}"),
                 dataclasses.replace(config, policy=policy),
                 lambda: shapes(config, runner, self.size, streams),
             )
             shape = (streams, *padded_size(self.size, config.blocks.size), 3)
             runner.state = runner.start(np.zeros(shape, np.uint8)).replace(policy=learnt)
-        return Row(name, runner)
+        return Row(name, runner, target=target)
 
     def _compiling(self, name: str) -> Callable[[str], None]:
         def tell(what: str) -> None:
@@ -272,6 +216,8 @@ class Evaluation:
             if kept.any():
                 found = confusion(classes[kept], batch.labels[kept], classes=self._names)
                 setattr(row, name, getattr(row, name) + found)
+        row.labelled += int(counts.sum())
+        row.labelled_last += int((counts & batch.last).sum())
 
     def cost(self, row: Row) -> Callable[[float], float]:
         """Multiply-accumulates, all streams, as a function of the blocks executed."""
@@ -284,78 +230,10 @@ class Evaluation:
         return lambda blocks: self.report.macs_at(blocks) + policy
 
 
-def summary(row: Row, macs: Callable[[float], float], interval: int, streams: int) -> dict:
-    """A row's figures.
-
-    Times are medians over the frames that are timed (all that count, where none is); learning,
-    which is done in every `interval`-th frame, enters as its median divided by that.
-
-    Args:
-        row: with at least one measurement that counts.
-        macs: multiply-accumulates of a frame of all streams, of the number of blocks executed.
-        interval: frames from one update of the policy to the next.
-        streams: N; costs and times are per frame of one stream.
-    """
-    counted = [m for m in row.measurements if m.counts]
-    timed = [m for m in counted if m.timed]
-    learning = [m.learning_ms for m in timed if m.learning_ms]
-    network = _median([m.network_ms for m in timed])
-    policy = _median([m.policy_ms for m in timed])
-    update = _median(learning) or 0.0
-    whole = None if network is None else (network + policy + update / interval) / streams
-    disagreement = statistics.fmean(m.disagreement for m in counted)
-    return {
-        "policy": row.name,
-        "frames": len(counted),
-        "executed_fraction": statistics.fmean(m.executed for m in counted),
-        "macs_per_frame": macs(statistics.fmean(m.blocks for m in counted)) / streams,
-        "ms_network": None if network is None else network / streams,
-        "ms_policy": None if policy is None else policy / streams,
-        "ms_learning": update / streams,
-        "ms_per_frame": whole,
-        "timed_frames": len(timed),
-        "speedup": None,
-        "agreement": 1 - disagreement,
-        "disagreement": disagreement,
-        "miou": miou(row.confusion),
-        "miou_labels": _label_miou(row.labels),
-        "miou_labels_last": _label_miou(row.labels_last),
-        "gap_closed": None,
-        "probability_gap": _mean([m.probability_gap for m in counted]),
-    }
-
-
-def close_gaps(figures: list[dict]) -> None:
-    """Write into each row what of the gap from random to oracle its policy closes.
-
-    gap_closed = (random - policy) / (random - oracle), in disagreement; where both are there.
-    """
-    wrong = {row["policy"]: row["disagreement"] for row in figures}
-    if not {"random", "oracle"} <= wrong.keys() or wrong["random"] <= wrong["oracle"]:
-        return
-    gap = wrong["random"] - wrong["oracle"]
-    for row in figures:
-        if row["policy"] not in (DENSE, "all", "none"):
-            row["gap_closed"] = (wrong["random"] - row["disagreement"]) / gap
-
-
 def _add(row: Row, measured: Measurement, classes, correct, kept, number: int) -> None:
     row.measurements.append(measured)
     if measured.counts:
         row.confusion = row.confusion + confusion(classes[kept], correct[kept], classes=number)
-
-
-def _label_miou(matrix: np.ndarray | int) -> float | None:
-    return miou(matrix, classes=len(CLASSES)) if np.any(matrix) else None
-
-
-def _median(values: list[float]) -> float | None:
-    return statistics.median(values) if values else None
-
-
-def _mean(values: list[float]) -> float | None:
-    known = [value for value in values if math.isfinite(value)]
-    return statistics.fmean(known) if known else None
 
 
 def _probability_gap(runner: Runner, grid: np.ndarray, kept: np.ndarray) -> float:

@@ -10,7 +10,8 @@ import numpy as np
 
 from bc_jax import build
 from bc_jax.data import Batch, crop
-from bc_jax.evaluation import LEARNING, Evaluation, Measurement, Row
+from bc_jax.evaluation import Evaluation
+from bc_jax.measurement import LEARNING, MATCHED, Measurement, Row
 from bc_jax.view import VideoWriter, layers, panel
 
 # Figures that run along are means over so many frames.
@@ -50,9 +51,9 @@ class Film:
 
     def __init__(self, evaluation: Evaluation, wanted: Wanted):
         self._evaluation, self._wanted = evaluation, wanted
-        names = [*LEARNING, *(n for n in evaluation.rows if n not in ("all", "none", *LEARNING))]
-        name = next((n for n in names if n in evaluation.rows), None)
-        self._row = evaluation.rows[name] if name else next(iter(evaluation.rows.values()))
+        # From the most to the least wanted; of several targets the first.
+        order = (*LEARNING, *MATCHED, "all", "none")
+        self._row = min(evaluation.rows.values(), key=lambda row: order.index(row.policy))
         self._start = build.evaluation_start(evaluation.config)
         self._video: VideoWriter | None = None
         self._most_gain = 0.0
@@ -154,7 +155,7 @@ def running_figures(evaluation: Evaluation, row: Row) -> dict[str, object]:
     took = _whole_ms(recent, row)
     dense_ms = statistics.median(dense) if dense else math.nan
     return {
-        "target": evaluation.target,
+        "target": "–" if row.target is None else row.target,
         "executed": last.executed,
         "mean executed": statistics.fmean(counted) if counted else last.executed,
         "GMACs": 1e-9 * evaluation.cost(row)(last.blocks) / streams,

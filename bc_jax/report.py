@@ -98,7 +98,8 @@ def _about(results: dict, config: dict, metrics: dict) -> str:
     if "blocks" in config:
         facts.append("blocks of {} × {}".format(*config["blocks"]["size"]))
     if "policy" in config:
-        facts.append(f"target {results.get('target', config['policy']['target']):g}")
+        targets = results.get("targets", [config["policy"]["target"]])
+        facts.append(f"target {', '.join(f'{target:g}' for target in targets)}")
     if metrics:
         facts.append(f"trained for {int(metrics['step'][-1])} frames")
     device = results.get("device", {})

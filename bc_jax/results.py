@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from bc_jax.config import Config, to_json
-from bc_jax.evaluation import DENSE, LEARNING, MATCHED, Evaluation, Measurement, Row
+from bc_jax.evaluation import Evaluation
 from bc_jax.film import Wanted
+from bc_jax.measurement import DENSE, LEARNING, MATCHED, Measurement, Row, policy_of
 from bc_jax.provenance import provenance
 from bc_jax.view import plot_executed, plot_tradeoff
 
@@ -57,26 +58,32 @@ def cells(rows: list[dict], *, without: Sequence[str] = ()) -> list[list[str]]:
 
 
 def table(rows: list[dict]) -> str:
-    """The rows of `Evaluation.results` as a table in Markdown that is aligned as text too."""
-    lines = cells(rows, without=("ms_policy", "ms_learning"))
+    """The rows of `Evaluation.results` as a table in Markdown."""
+    return markdown(cells(rows, without=("ms_policy", "ms_learning")))
+
+
+def markdown(lines: list[list[str]], *, texts: int = 1) -> str:
+    """A table in Markdown that is aligned as text too.
+
+    Args:
+        lines: the headings, and then each row.
+        texts: so many columns, the first ones, are aligned to the left.
+    """
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    lines.insert(1, ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])])
-    return "\n".join(
-        "| "
-        + " | ".join(
-            [line[0].ljust(widths[0])]
-            + [cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True)]
-        )
-        + " |"
-        for line in lines
-    )
+    rule = ["-" * w if i < texts else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    aligned = [
+        [cell.ljust(w) if i < texts else cell.rjust(w) for i, (cell, w) in enumerate(pairs)]
+        for pairs in (zip(line, widths, strict=True) for line in [lines[0], rule, *lines[1:]])
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in aligned)
 
 
 def notes(evaluation: Evaluation) -> str:
     """What a reader of the table must know."""
     dense = evaluation.dense
     versions = ", ".join(f"{name} {ms:.1f} ms" for name, ms in dense.milliseconds.items())
-    matched = [name for name in MATCHED if name in evaluation.rows]
+    policies = {row.policy for row in evaluation.rows.values()}
+    matched = [name for name in MATCHED if name in policies]
     lines = [
         f"Dense is the fastest of: {versions}. Times are medians per frame; 'whole' is policy, "
         "network and learning; speedup compares it with dense.",
@@ -88,7 +95,7 @@ def notes(evaluation: Evaluation) -> str:
             "mIoU: with the true labels, at the frames' resolution, over all labelled frames but "
             "clips' first ones; 'last': over clips' last frames."
         )
-    if "learned" in evaluation.rows and matched:
+    if "learned" in policies and matched:
         lines.append(f"{', '.join(matched)}: in each frame as many blocks as 'learned' executed.")
     lines += [f"Warning: {each}" for each in warnings(evaluation, evaluation.results())]
     return "\n".join(lines)
@@ -97,22 +104,19 @@ def notes(evaluation: Evaluation) -> str:
 def warnings(evaluation: Evaluation, rows: list[dict]) -> list[str]:
     """What of the rows is not as a user would expect, and what can be done."""
     said = []
-    target = evaluation.target
     for row in rows:
-        name, executed = row["policy"], row["executed_fraction"]
-        if name in LEARNING and abs(executed - target) > _FAR * target:
+        name, target, executed = row["policy"], row["target"], row["executed_fraction"]
+        if policy_of(name) not in LEARNING:
+            continue
+        if abs(executed - target) > _FAR * target:
             remedy = "give it more frames to learn from"
-            if evaluation.policy(name).objective == "paper":
+            if evaluation.policy(name, target).objective == "paper":
                 remedy = "the paper's cost settles beside it; policy.objective constrained holds it"
             said.append(
                 f"'{name}' executed {executed:.3f} of the blocks, and its target is {target:g}: "
                 f"{remedy}"
             )
-        if (
-            name in LEARNING
-            and row["probability_gap"] is not None
-            and (row["probability_gap"] < _ALIKE)
-        ):
+        if row["probability_gap"] is not None and row["probability_gap"] < _ALIKE:
             said.append(
                 f"'{name}' does not tell blocks apart: those it executed had a probability only "
                 f"{row['probability_gap']:.3f} above the others'; give it more frames, blocks of "
@@ -139,7 +143,7 @@ def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint)
     config = evaluation.config
     about = {
         "rows": rows,
-        "target": evaluation.target,
+        "targets": list(evaluation.targets),
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "frame_size": list(evaluation.size),
         "dense": {
@@ -156,21 +160,22 @@ def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint)
         "config": json.loads(to_json(config)),
         **provenance(),
     }
-    _write(directory / "results.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
+    write_text(directory / "results.json", json.dumps(about, indent=2, allow_nan=False) + "\n")
     text = f"# {config.name}\n\n{table(rows)}\n\n{notes(evaluation)}\n"
-    _write(directory / "results.md", text)
+    write_text(directory / "results.md", text)
     _write_frames(directory / "frames.csv", [evaluation.dense_row, *evaluation.rows.values()])
-    compared = {name: row for name, row in evaluation.rows.items() if name not in ("all", "none")}
+    compared = {name: row for name, row in evaluation.rows.items() if row.target is not None}
     if compared:
         # Where blocks are matched to the learnt policy's, one curve stands for all.
-        shown = {n: r for n, r in compared.items() if n in LEARNING} or compared
+        shown = {n: r for n, r in compared.items() if r.policy in LEARNING} or compared
         executed = {n: [m.executed for m in r.measurements[1:]] for n, r in shown.items()}
-        plot_executed(directory / "executed.png", executed, evaluation.target)
-    points = {
-        row["policy"]: [(row["executed_fraction"], row["disagreement"])]
-        for row in rows
-        if row["policy"] not in (DENSE, "none")
-    }
+        one = evaluation.targets[0] if len(evaluation.targets) == 1 else None
+        plot_executed(directory / "executed.png", executed, one)
+    points = {}  # policy -> its point at each target
+    for row in rows:
+        if row["policy"] not in (DENSE, "none"):
+            point = (row["executed_fraction"], row["disagreement"])
+            points.setdefault(policy_of(row["policy"]), []).append(point)
     if points:
         plot_tradeoff(directory / "tradeoff.png", points)
 
@@ -206,7 +211,8 @@ def _figure(value):
     return "" if value != value else value  # not a number: nothing is known
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole, or not at all."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)

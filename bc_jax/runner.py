@@ -19,9 +19,9 @@ from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, only_
 
 __all__ = [
     "BASELINES",
+    "CompiledSteps",
     "Decision",
     "Outcome",
-    "CompiledSteps",
     "Runner",
     "RunnerState",
     "Steps",
@@ -125,11 +125,11 @@ class Runner:
         self._capacity_steps = capacity_steps
         self._on_compile = on_compile or (lambda what: None)
         self._known: set[str] = set()
-        self._compiled = CompiledSteps(self.steps)
+        self._pieces = CompiledSteps(self.steps)
 
     def start(self, frames) -> RunnerState:
         """The state before the first frame; frames [N, H, W, 3] give shape and dtype."""
-        return self._compiled.init(self._key, self.params, frames)
+        return self._pieces.init(self._key, self.params, frames)
 
     def __call__(self, frames, reset=None, *, dense=None, count=None):
         """Run one frame of each stream.
@@ -167,7 +167,7 @@ class Runner:
         learns = self.learning and (int(self.state.frame) + 1) % self.steps.train_interval == 0
         self._notice("policy that learns" if learns else "policy")
         clock = time.perf_counter()
-        after, decision = self._compiled.decide(
+        after, decision = self._pieces.decide(
             self.state, frames, reset, dense=dense, count=count, learns=learns
         )
         self.decision = decision.replace(looked=None)
@@ -175,7 +175,7 @@ class Runner:
         sizes = capacities(total, self._capacity_steps)
         capacity = next(size for size in sizes if size >= wanted)
         self._notice(f"network for {capacity} blocks")
-        grid, frames = self._compiled.choose(self.decision, frames, capacity=capacity)
+        grid, frames = self._pieces.choose(self.decision, frames, capacity=capacity)
         clock = self._lap("policy", clock)
         # The network writes into the memory, so that this state cannot be used again.
         memory = self.steps.sparse.compiled(
@@ -183,13 +183,13 @@ class Runner:
         )
         jax.block_until_ready(memory)
         clock = self._lap("network", clock)
-        self.state, self.outcome = self._compiled.settle(after, self.decision, memory)
+        self.state, self.outcome = self._pieces.settle(after, self.decision, memory)
         jax.block_until_ready(self.outcome)
         self.times["policy"] += time.perf_counter() - clock
         self.times["learning"] = 0.0
         if learns:
             clock = time.perf_counter()
-            learnt, self.metrics = self._compiled.learn(self.state.policy, decision, self.outcome)
+            learnt, self.metrics = self._pieces.learn(self.state.policy, decision, self.outcome)
             self.state = self.state.replace(policy=learnt)
             jax.block_until_ready(learnt)
             self._lap("learning", clock)

@@ -101,6 +101,8 @@ def only_learned(config: Config, arguments: Arguments) -> Config:
     drawn = dataclasses.replace(
         config.evaluate,
         policies=("learned",),
+        targets=config.evaluate.targets[:1],
+        source=None,
         start=arguments.start,
         frames=arguments.frames,
         picture=None,

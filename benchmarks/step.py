@@ -69,7 +69,7 @@ def measure(
         steps = Steps(loaded.sparse, POLICIES[name](target=target), target, train_interval)
         parts, shares[name] = _policy_calls(steps, loaded, grids)
         calls |= {f"{name} {part}": call for part, call in parts.items()}
-    # CompiledSteps that are not compiled yet are compiled in the first round, which does not count.
+    # Programs that are not compiled yet are compiled in the first round, which does not count.
     timings = alternate(calls, repeats=repeats, warm_up=max(1, warm_up))
     best = fastest(timings, dense)
     rows = []
@@ -116,35 +116,35 @@ def _sums(parts: dict[str, float], *, dense: float, train_interval: int, fractio
 
 def _policy_calls(steps: Steps, loaded: Loaded, grids: list[jax.Array]):
     """What `Runner` does beside the network, as calls to be timed; the policy's share of MACs."""
-    compiled = CompiledSteps(steps)
+    pieces = CompiledSteps(steps)
     params, frames = loaded.params, loaded.frames[0]
     executed = int(grids[0].sum())
-    state = compiled.init(jax.random.key(0), params, frames)
+    state = pieces.init(jax.random.key(0), params, frames)
     # As after the first frame, when no block is missing any more.
     state = state.replace(missing=jnp.zeros_like(state.missing))
     memory = state.frame_state.replace(grid=grids[0])
     reset = np.zeros(len(frames), bool)
-    after, decision = compiled.decide(state, frames, reset, learns=True)
+    after, decision = pieces.decide(state, frames, reset, learns=True)
     # As though the policy had drawn these grids.
     drawn = decision.replace(looked=None)
     decided = itertools.cycle([drawn.replace(sampled=grid) for grid in grids])
-    _, outcome = compiled.settle(after, next(decided), memory)
+    _, outcome = pieces.settle(after, next(decided), memory)
     policy = jax.tree.map(jnp.copy, state.policy)
     frames = itertools.cycle(loaded.frames)
 
     def look(*, learns):
-        decision = compiled.decide(state, next(frames), reset, learns=learns)[1]
+        decision = pieces.decide(state, next(frames), reset, learns=learns)[1]
         int(decision.count)  # read back, as the runner does
         return decision
 
     def bookkeeping():
         decision = next(decided)
-        chosen = compiled.choose(decision, next(frames), capacity=executed)
-        return chosen, compiled.settle(after, decision, memory)
+        chosen = pieces.choose(decision, next(frames), capacity=executed)
+        return chosen, pieces.settle(after, decision, memory)
 
     def learning():
         nonlocal policy
-        policy, metrics = compiled.learn(policy, decision, outcome)
+        policy, metrics = pieces.learn(policy, decision, outcome)
         return policy, metrics
 
     calls = {

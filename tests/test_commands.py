@@ -14,7 +14,7 @@ from bc_jax import __version__, build, commands
 def test_help_and_version_name_what_there_is(capsys):
     commands.main(["--help"])
     said = capsys.readouterr().out
-    for name in ("train", "evaluate", "visualize", "explain", "bench", "convert", "report"):
+    for name in ("train", "evaluate", "visualize", "explain", "bench", "convert", "table"):
         assert f"  {name} " in said
     commands.main(["--version"])
     assert capsys.readouterr().out.strip() == f"bc-jax {__version__}"
@@ -78,6 +78,7 @@ def test_the_wheel_holds_weights_clip_page_and_command(root, tmp_path):
     for part in (
         *("bc_jax/py.typed", "bc_jax/view/report.html", "bc_jax/train.py"),
         *("bc_jax/models/weights/espnet_cityscapes.npz", "bc_jax/data/clips/pedestrians.mp4"),
+        *("bc_jax/paper/table1.csv", "bc_jax/paper/table2.csv"),
     ):
         assert part in names
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)

@@ -77,6 +77,10 @@ def configs(tmp_path):
         (EvaluateConfig, {"policies": ("all", "all")}, "names one twice: all all"),
         (EvaluateConfig, {"target": 0.0}, r"evaluate.target 0.0 is not in \(0, 1\]"),
         (EvaluateConfig, {"target": float("nan")}, "evaluate.target is nan, which is not finite"),
+        (EvaluateConfig, {"targets": (0.3, 1.5)}, r"evaluate.targets 1.5 is not in \(0, 1\]"),
+        (EvaluateConfig, {"targets": (0.3, 0.3)}, "evaluate.targets has one twice"),
+        (EvaluateConfig, {"target": 0.3, "targets": (0.5,)}, "are both given: give one"),
+        (EvaluateConfig, {"source": ""}, "evaluate.source is empty"),
         (EvaluateConfig, {"video_fps": 0.0}, "evaluate.video_fps 0.0 is not above 0"),
     ],
 )
@@ -131,6 +135,25 @@ def test_a_file_is_loaded(configs):
     config = load(configs / "quick.py")
     assert (config.name, config.policy.target) == ("quick", 0.25)
     assert config.directory.parts == ("runs", "quick")
+
+
+def test_every_config_that_comes_with_the_repository_loads(root):
+    paths = sorted((root / "configs").glob("*.py"))
+    assert len(paths) > 5
+    assert len({load(path).name for path in paths}) == len(paths)
+
+
+@pytest.mark.parametrize("network", ["swiftnet_rn50", "deeplabv3plus_rn101"])
+def test_the_papers_protocol(root, network, monkeypatch):
+    monkeypatch.setenv("CITYSCAPES_DATASET", "there")
+    config = load(root / "configs" / f"cityscapes_{network}.py")
+    assert config.model.name == network
+    assert (config.blocks.size, config.data.size) == ((128, 128), None)
+    assert config.policy == PolicyConfig.paper(target=0.5)
+    assert config.train.train_interval == 3
+    assert (config.data.source, config.data.frames) == ("cityscapes:there/train", 500 * 20)
+    assert (config.evaluate.source, config.evaluate.frames) == ("cityscapes:there/val", None)
+    assert {"random", "learned"} <= set(config.evaluate.policies)
 
 
 @pytest.mark.parametrize(

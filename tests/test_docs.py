@@ -14,7 +14,7 @@ from bc_jax import commands
 
 PAGES = (
     *("quickstart", "concepts", "own-network", "own-video", "streams", "policy", "derivation"),
-    *("index", "limits", "comparison", "api"),
+    *("index", "limits", "comparison", "api", "paper"),
 )
 PACKAGES = (
     "bc_jax",

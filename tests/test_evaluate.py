@@ -16,8 +16,8 @@ from PIL import Image
 from test_train import begin, finish, script
 
 from bc_jax import results
-from bc_jax.config import Config, DataConfig, EvaluateConfig, PolicyConfig
-from bc_jax.evaluation import Measurement, Row, close_gaps, summary
+from bc_jax.config import Config, DataConfig, PolicyConfig
+from bc_jax.measurement import Measurement, Row, close_gaps, summary
 
 SETTINGS = ("--config", "configs/debug.py", "--data.frames", "6")
 POLICIES = ("all", "random", "difference", "learned", "oracle")
@@ -274,31 +274,30 @@ def test_the_papers_row_has_the_papers_settings():
     config = Config(
         policy=PolicyConfig(target=0.4),
         data=DataConfig(),
-        evaluate=EvaluateConfig(target=0.25, policies=("random",)),
     )
     bare = Evaluation.__new__(Evaluation)
-    bare.config, bare.target = config, 0.25
-    assert bare.policy("paper") == PolicyConfig.paper(target=0.25)
-    assert bare.policy("learned") == dataclasses.replace(config.policy, target=0.25)
-    assert bare.policy("oracle") == "oracle"
+    bare.config = config
+    assert bare.policy("paper", 0.25) == PolicyConfig.paper(target=0.25)
+    assert bare.policy("learned@0.2", 0.2) == dataclasses.replace(config.policy, target=0.2)
+    assert bare.policy("oracle", 0.25) == "oracle"
 
 
 def test_what_is_not_as_it_should_be_is_told():
     from bc_jax.evaluation import Evaluation
 
     bare = Evaluation.__new__(Evaluation)
-    bare.config, bare.target = Config(policy=PolicyConfig(target=0.3)), 0.3
+    bare.config = Config(policy=PolicyConfig(target=0.3))
     bare.report = SimpleNamespace(macs=10, whole_macs=1)
 
     def said(name, executed, gap):
-        row = {"policy": name, "executed_fraction": executed, "probability_gap": gap}
+        row = {"policy": name, "target": 0.3, "executed_fraction": executed, "probability_gap": gap}
         return results.warnings(bare, [row])
 
     assert said("learned", 0.31, 0.4) == []
-    assert said("random", 0.9, None) == []
+    assert said("random@0.3", 0.9, None) == []
     (far,) = said("paper", 0.4, 0.4)
     assert "0.400" in far and "0.3" in far and "constrained" in far
-    (alike,) = said("learned", 0.3, 0.01)
+    (alike,) = said("learned@0.3", 0.3, 0.01)
     assert "does not tell blocks apart" in alike and "0.010" in alike
     bare.report = SimpleNamespace(macs=10, whole_macs=6)
     assert "60% of the network" in said("learned", 0.3, 0.4)[0]

@@ -1,5 +1,6 @@
 """The video of a run, and what shows pictures as they are made."""
 
+import dataclasses
 import io
 import os
 import signal
@@ -98,6 +99,12 @@ def test_the_input_is_drawn_from_its_beginning_whatever_the_config_measures():
     config = visualize.only_learned(visualize.DEFAULT, arguments)
     assert config.data.source == "other.mp4"
     assert (config.evaluate.start, config.evaluate.frames) == (0, 5)
+    measured = dataclasses.replace(
+        visualize.DEFAULT.evaluate, source="street:val", targets=(0.3, 0.5)
+    )
+    elsewhere = dataclasses.replace(visualize.DEFAULT, evaluate=measured)
+    config = visualize.only_learned(elsewhere, arguments)
+    assert (config.evaluate.source, config.evaluate.targets) == (None, (0.3,))
     assert config.evaluate.policies == ("learned",)
 
 

@@ -133,6 +133,7 @@ class Batches(Iterator[Batch]):
         self.size = sources[0].size  # (H, W)
         self.fps = sources[0].fps  # frames per second; None where that is not known
         self.streams = streams
+        self.labelled = any(source.labelled for source in sources)  # whether any frame has labels
         self._sources, self._passes = list(sources), passes
         self._clips = cut(sources, streams, clip_frames)
         self._what = {
@@ -176,7 +177,7 @@ class Batches(Iterator[Batch]):
         self._step += 1
         pairs, reset, index, last = zip(*steps, strict=True)
         labels = None
-        if any(source.labelled for source in self._sources):
+        if self.labelled:
             labels = np.full((self.streams, *self.size), IGNORE, np.uint8)
             for n, pair in enumerate(pairs):
                 if pair.labels is not None:

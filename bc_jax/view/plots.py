@@ -9,7 +9,7 @@ import numpy as np
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; yellow is left out, too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vP*X"
+MARKERS = "osD^vP*X"
 
 
 def plot_executed(
@@ -124,7 +124,7 @@ def plot_tradeoff(
             at[:, 0],
             at[:, 1],
             color=COLOURS[k % len(COLOURS)],
-            marker=_MARKERS[k % len(_MARKERS)],
+            marker=MARKERS[k % len(MARKERS)],
             markersize=8,
             linewidth=1.8,
             label=name,
@@ -234,19 +234,34 @@ def _parsed(cell: str | None) -> float | None:
         return None
 
 
-def new_figure(size: tuple[float, float], rows: int | None = None, *, sharex: bool = True):
-    """A figure that no window ever shows, and its axes (a list where rows are asked for)."""
+def new_figure(
+    size: tuple[float, float],
+    rows: int | None = None,
+    *,
+    columns: int | None = None,
+    sharex: bool = True,
+):
+    """A figure that no window ever shows, and its axes; a list of them if many are asked for.
+
+    Args:
+      size: in inches.
+      rows: so many axes below one another.
+      columns: so many side by side.
+      sharex: whether axes below one another have one x axis.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows or 1, sharex=sharex, squeeze=False)[:, 0])
+    shared = "col" if sharex else False
+    grid = figure.subplots(rows or 1, columns or 1, sharex=shared, squeeze=False)
+    axes = list(grid.ravel())
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
         each.grid(color="#dddddd", linewidth=0.7)
         each.set_axisbelow(True)
-    return figure, axes if rows else axes[0]
+    return figure, axes if rows or columns else axes[0]
 
 
 def legend_below(axes, entries: int):
