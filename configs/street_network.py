@@ -15,7 +15,7 @@ def get_config() -> Config:
         train=TrainConfig(checkpoint_every=100, log_every=10),
         task=TaskConfig(
             source="street:train",
-            steps=1300,
+            steps=1500,
             batch_size=8,
             crop=(256, 512),
             scale=(0.5, 1.5),
@@ -25,7 +25,8 @@ def get_config() -> Config:
             warm_up=100,
             ema=0.995,
             class_balance=0.25,
-            validate_every=200,
+            loss_stride=2,
+            validate_every=250,
             weights_dtype="float16",
         ),
     )

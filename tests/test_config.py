@@ -83,6 +83,7 @@ def configs(tmp_path):
         (TaskConfig, {"steps": 0}, "task.steps is 0, and 1 is the least"),
         (TaskConfig, {"workers": -1}, "task.workers is -1, and 0 is the least"),
         (TaskConfig, {"crop": (0, 8)}, r"task.crop \(0, 8\) has a side below 1"),
+        (TaskConfig, {"crop": (9, 8), "loss_stride": 2}, "side that task.loss_stride 2 does not"),
         (TaskConfig, {"scale": (2.0, 1.0)}, r"task.scale \(2.0, 1.0\) is not the least"),
         (TaskConfig, {"learning_rate": 0.0}, "task.learning_rate 0.0 is not above 0"),
         (TaskConfig, {"steps": 9, "warm_up": 9}, "task.warm_up 9 is not below task.steps 9"),

@@ -116,8 +116,10 @@ def test_cityscapes_gives_its_labelled_frames(tmp_path):
 
 def test_what_cannot_be_is_told(tmp_path):
     for settings, said in (
-        ({"batch_size": 3, "frames_per_clip": 2}, "is a multiple of it"),
+        ({"batch_size": 3, "frames_per_clip": 2}, "batch_size, 3, is a multiple of"),
         ({"frames_per_clip": 5}, "it can be 1 to 4"),
+        ({"batches_per_clip": 0}, "batches_per_clip 0; each is at least 1"),
+        ({"batch_size": 2, "crops_per_frame": 4}, "crops_per_frame 4 .* batch_size, 2, is a"),
         ({"batch_size": 5}, "takes 5 clips, and .* has 2"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -27,6 +27,7 @@ from bc_jax.supervised import (
     learning_rate,
 )
 from bc_jax.supervised import run as supervised
+from bc_jax.supervised.learner import one_of_each_square
 from bc_jax.supervised.validation import Validation, class_table, labelled_frames
 
 SOURCE = "street:train/0-3?frames=2&noise=0"
@@ -68,6 +69,7 @@ def config(folder, **task):
         "learning_rate": 0.02,
         "warm_up": 2,
         "class_balance": 0.5,
+        "loss_stride": 2,
         "validate_every": 3,
         "validation": "street:val/0-1?frames=2",
         "validation_size": SIZE,
@@ -218,6 +220,16 @@ def test_cross_entropy_by_hand():
         logits, jnp.array([[[0, 1]]], jnp.uint8), jnp.array([3.0, 1.0, 1.0])
     )  # fmt: skip
     np.testing.assert_allclose(weighted, (3 * math.log(2) + math.log(1 / 0.8)) / 4, rtol=1e-6)
+
+
+def test_every_pixel_of_a_square_has_its_turn():
+    labels = np.arange(24, dtype=np.uint8).reshape(1, 4, 6)
+    turns = [np.asarray(one_of_each_square(labels, 2, jnp.int32(k))) for k in range(5)]
+    np.testing.assert_array_equal(turns[1], labels[:, 0::2, 1::2])
+    np.testing.assert_array_equal(turns[2], labels[:, 1::2, 0::2])
+    np.testing.assert_array_equal(turns[4], turns[0])
+    assert sorted(np.concatenate([turn.ravel() for turn in turns[:4]])) == list(range(24))
+    np.testing.assert_array_equal(one_of_each_square(labels, 1, jnp.int32(7)), labels)
 
 
 def test_an_ignored_pixel_has_no_gradient():

@@ -34,7 +34,8 @@ def write_variables(
     Raises:
       ValueError: a value is beyond what the dtype holds.
     """
-    arrays = {name: np.asarray(leaf, dtype) for name, leaf in flatten(variables).items()}
+    with np.errstate(over="ignore"):  # told below
+        arrays = {name: np.asarray(leaf, dtype) for name, leaf in flatten(variables).items()}
     for name, array in arrays.items():
         if dtype is not None and not np.isfinite(array).all():
             raise ValueError(f"{name} has values that are not finite in {np.dtype(dtype)}")

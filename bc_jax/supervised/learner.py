@@ -59,6 +59,24 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, class_weights: jax.Array
     return jnp.sum(weights * wrong) / jnp.where(total > 0, total, 1.0)
 
 
+def one_of_each_square(labels: jax.Array, side: int, number: jax.Array) -> jax.Array:
+    """The pixel of each square of `side` that a number chooses; in turn, all of them.
+
+    Args:
+        labels: [N, H, W]; H and W are multiples of the side.
+        side: >= 1.
+        number: int32 [], such as the step's.
+
+    Returns:
+        [N, H / side, W / side].
+    """
+    n, height, width = labels.shape
+    squares = labels.reshape(n, height // side, side, width // side, side)
+    row, column = jnp.divmod(number % side**2, side)
+    rows = jax.lax.dynamic_index_in_dim(squares, row, 2, keepdims=False)
+    return jax.lax.dynamic_index_in_dim(rows, column, 3, keepdims=False)
+
+
 def learning_rate(settings: TaskConfig) -> optax.Schedule:
     """Step -> learning rate: it rises evenly, and falls to 0 at the last step."""
     after = settings.steps - settings.warm_up
@@ -127,11 +145,12 @@ class TaskLearner:
         """
         frequency = self._frequency(state, labels)
         class_weights = jnp.maximum(frequency, 1e-4) ** -self.settings.class_balance
+        compared = one_of_each_square(labels, self.settings.loss_stride, state.step)
 
         def loss(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
             logits, batch_stats = self.network.train_fn(variables, frames)
-            return cross_entropy(logits, labels, class_weights), batch_stats
+            return cross_entropy(logits, compared, class_weights), batch_stats
 
         (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         change, optimizer = self._optimizer.update(gradient, state.optimizer, state.params)

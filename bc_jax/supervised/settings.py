@@ -53,6 +53,9 @@ class TaskConfig:
     # Exponent b of the classes' weights in the loss, frequency^-b: 0 counts every pixel alike, 1
     # every class.
     class_balance: float = 0.0
+    # The loss takes one pixel of each square of this side, another one in each step; 2 is faster
+    # than 1, which takes all, where the network's classes are coarser anyway.
+    loss_stride: int = 1
     # The mIoU is measured at every so many steps, and at the end.
     validate_every: int = 250
     # The labelled clips that it is measured on.
@@ -71,7 +74,13 @@ class TaskConfig:
         check_at_least(
             *(self, "task", 1, "steps", "batch_size", "frames_per_clip", "crops_per_frame"),
             *("batches_per_clip", "validate_every", "validation_frames", "final_frames"),
+            "loss_stride",
         )
+        if any(side % self.loss_stride for side in self.crop):
+            raise ConfigError(
+                f"task.crop {self.crop} has a side that task.loss_stride {self.loss_stride} does "
+                "not divide"
+            )
         if min(self.crop) < 1:
             raise ConfigError(f"task.crop {self.crop} has a side below 1")
         if not 0 < self.scale[0] <= self.scale[1]:
