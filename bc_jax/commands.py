@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bc_jax import __version__
 
 COMMANDS = {
-    "train": "train a policy online, on video, without labels",
+    "train": "train a policy online, on video, without labels; or a network, with them",
     "evaluate": "compare policies with the dense network",
     "visualize": "draw a video of what happens on any video",
     "explain": "tell what of a network runs on blocks, what it costs, and what to change",

@@ -17,6 +17,7 @@ from typing import Annotated, Literal, NoReturn, TypeVar
 
 from bc_jax.models import NAMES
 from bc_jax.policy import PolicyConfig
+from bc_jax.supervised import TaskConfig
 from bc_jax.typed import ConfigError, check_at_least, check_types, decode_json, to_json
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "EvaluateConfig",
     "ModelConfig",
     "PolicyConfig",
+    "TaskConfig",
     "TrainConfig",
     "from_command_line",
     "from_json",
@@ -205,12 +207,19 @@ class Config:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     # Evaluation.
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+    # How the network itself is trained, with labels; None: it is given, and the policy learns.
+    task: TaskConfig | None = None
 
     def __post_init__(self):
         check_types(self, "")
         check_at_least(self, "", 0, "seed")
         if not self.name or self.name in (".", "..") or set(self.name) & set("/\\\0"):
             raise ConfigError(f"name {self.name!r} cannot be a folder's")
+        if self.task is not None and self.task.validate_every % self.train.log_every:
+            raise ConfigError(
+                f"task.validate_every {self.task.validate_every} is no multiple of "
+                f"train.log_every {self.train.log_every}, whose rows the mIoU stands in"
+            )
 
     @property
     def directory(self) -> Path:
@@ -316,6 +325,7 @@ def from_command_line(
                 args=argv,
                 default=line(*(part[2] for part in parts)),
                 use_underscores=True,
+                config=(tyro.conf.AvoidSubcommands,),
             )
     except SystemExit as stop:
         if stop.code:

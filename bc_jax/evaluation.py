@@ -62,9 +62,7 @@ class Evaluation:
         self._classes = jax.jit(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.uint8))
         # The labels are the frames' size, and so, for them, are the logits.
         large = padded_size(size, config.blocks.size)
-        self._classes_of_pixels = jax.jit(
-            lambda logits: self._classes(resize_bilinear(logits.astype(jnp.float32), large))
-        )
+        self._classes_of_pixels = jax.jit(lambda logits: pixel_classes(logits, large))
         self._frame = 0
         self.dense: Dense | None = None
         self.dense_row = Row(DENSE, None)
@@ -228,6 +226,12 @@ class Evaluation:
         # Learning looks at a frame once more, and its gradient costs as much as two looks.
         policy *= 1 + 3 / steps.train_interval if row.runner.learning else 1
         return lambda blocks: self.report.macs_at(blocks) + policy
+
+
+def pixel_classes(logits: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Logits [N, h, w, C], resized bilinearly to `size`, to their classes: uint8 [N, H, W]."""
+    large = resize_bilinear(logits.astype(jnp.float32), size)
+    return jnp.argmax(large, axis=-1).astype(jnp.uint8)
 
 
 def _add(row: Row, measured: Measurement, classes, correct, kept, number: int) -> None:

@@ -24,7 +24,10 @@ from bc_jax.view import TITLES, plot_log, plot_times
 from bc_jax.view.plots import read_log
 
 NAME = "report.html"
-_CURVES = ("reward", "information_gain", "loss", "running_cost", "multiplier")
+_CURVES = (
+    *("reward", "information_gain", "loss", "running_cost", "multiplier"),
+    *("miou", "learning_rate"),
+)
 # Viridis in even steps: what the pictures' colour map is, without Matplotlib.
 _VIRIDIS = np.array([
     (68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140), (40, 174, 128),

@@ -1,9 +1,11 @@
-"""Train a policy online, on video, without labels.
+"""Train a policy online, on video, without labels; or a network, with them.
 
 Frame by frame: the policy picks blocks, the network runs on them, and at every few frames the
 policy learns from what changed. The folder of the run (runs/NAME) gets metrics.csv, checkpoints and
 report.html; a run that was stopped goes on where its last checkpoint stands, bit for bit. Compiled
 programs are kept in ~/.cache/bc_jax ($BC_JAX_CACHE names another folder, 'off' none).
+
+A config with a `task` trains the network itself, see `bc_jax/supervised/run.py`.
 """
 
 import dataclasses
@@ -12,6 +14,7 @@ from bc_jax import blockcopy, build, command_line, report, training
 from bc_jax.config import Config, from_command_line
 from bc_jax.data import TruncatedVideo, pad_to_blocks
 from bc_jax.logs import Logger
+from bc_jax.supervised import run as supervised
 
 SHOWN = ("executed", "running_cost", "reward", "information_gain", "ms")
 
@@ -36,6 +39,9 @@ def main(argv=None) -> None:
 
 def train(config: Config, arguments: Arguments) -> None:
     """Train, from the beginning or from where the run's folder stands."""
+    if config.task is not None:
+        supervised.train(config, fresh=arguments.fresh, resume=arguments.resume)
+        return
     saved = training.Saved(config)
     if arguments.fresh:
         saved.clear()

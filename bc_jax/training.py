@@ -89,7 +89,7 @@ class Saved:
 
     def check(self) -> None:
         """Raise ConfigError where the run that is there was made with other settings."""
-        saved = _config(self._policies.metadata(fallback=True), self.folders[0])
+        saved = saved_config(self._policies.metadata(fallback=True), self.folders[0])
         different = differences(saved, self.config, free=_FREE)
         if different:
             raise ConfigError(
@@ -152,7 +152,7 @@ def load_policy(
         CheckpointError: it is missing, damaged, or of another policy, network or block size.
     """
     checkpoints = Checkpointer(directory)
-    saved = _config(checkpoints.metadata(), directory)
+    saved = saved_config(checkpoints.metadata(), directory)
     different = differences(saved, config, only=_POLICY, free=_FREE_POLICY)
     if different:
         raise CheckpointError(
@@ -203,7 +203,8 @@ def _kept(state: RunnerState) -> dict:
     return {"policy": state.policy, "key": state.key, "frame": state.frame}
 
 
-def _config(metadata: dict, directory: str | Path) -> Config:
+def saved_config(metadata: dict, directory: str | Path) -> Config:
+    """The config in a checkpoint's metadata; CheckpointError where there is none."""
     try:
         return from_json(json.dumps(metadata["config"]))
     except (KeyError, ConfigError) as error:

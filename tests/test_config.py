@@ -14,6 +14,7 @@ from bc_jax.config import (
     EvaluateConfig,
     ModelConfig,
     PolicyConfig,
+    TaskConfig,
     TrainConfig,
     from_command_line,
     from_json,
@@ -30,6 +31,7 @@ OTHER_THAN_DEFAULT = Config(
     data=DataConfig(source="clip.mp4", size=(288, 384), start=3, frames=10, passes=2, streams=2),
     train=TrainConfig(train_interval=4, checkpoint_every=5, keep=1, log_every=2, directory="x"),
     evaluate=EvaluateConfig(policies=("random", "paper"), target=0.5, frames=8, picture=None),
+    task=TaskConfig(source="cityscapes:data/train", steps=20, warm_up=2, crop=(64, 32), ema=0.0),
 )
 
 
@@ -82,6 +84,17 @@ def configs(tmp_path):
         (EvaluateConfig, {"target": 0.3, "targets": (0.5,)}, "are both given: give one"),
         (EvaluateConfig, {"source": ""}, "evaluate.source is empty"),
         (EvaluateConfig, {"video_fps": 0.0}, "evaluate.video_fps 0.0 is not above 0"),
+        (TaskConfig, {"steps": 0}, "task.steps is 0, and 1 is the least"),
+        (TaskConfig, {"workers": -1}, "task.workers is -1, and 0 is the least"),
+        (TaskConfig, {"crop": (0, 8)}, r"task.crop \(0, 8\) has a side below 1"),
+        (TaskConfig, {"crop": (9, 8), "loss_stride": 2}, "side that task.loss_stride 2 does not"),
+        (TaskConfig, {"scale": (2.0, 1.0)}, r"task.scale \(2.0, 1.0\) is not the least"),
+        (TaskConfig, {"learning_rate": 0.0}, "task.learning_rate 0.0 is not above 0"),
+        (TaskConfig, {"steps": 9, "warm_up": 9}, "task.warm_up 9 is not below task.steps 9"),
+        (TaskConfig, {"ema": 1.0}, r"task.ema 1.0 is not in \[0, 1\)"),
+        (TaskConfig, {"class_balance": 1.5}, r"task.class_balance 1.5 is not in \[0, 1\]"),
+        (TaskConfig, {"schedule": "step"}, "task.schedule is 'step'; it can be 'cosine', 'poly'"),
+        (Config, {"task": TaskConfig(validate_every=15)}, "15 is no multiple of train.log_every"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(cls, fields, message):
@@ -202,6 +215,20 @@ def test_the_command_line_overrides_any_field(configs):
     assert script == Script(checkpoint="there")
 
 
+def test_the_command_line_overrides_a_task_where_the_file_has_one(configs, capsys):
+    (configs / "task.py").write_text(
+        "from bc_jax.config import Config, TaskConfig\n"
+        "def get_config():\n"
+        "    return Config(task=TaskConfig(steps=500))\n"
+    )
+    arguments = ["--task.crop", "32", "64", "--task.no_flip"]
+    found, _ = from_command_line("A script.", ["--config", str(configs / "task.py"), *arguments])
+    assert found == Config(task=TaskConfig(steps=500, crop=(32, 64), flip=False))
+    with pytest.raises(SystemExit):
+        from_command_line("A script.", ["--config", str(configs / "quick.py"), *arguments])
+    assert "Unrecognized options: --task.crop" in capsys.readouterr().err
+
+
 def test_the_command_line_without_overrides_is_the_file(configs):
     argv = ["--config", str(configs / "quick.py")]
     assert from_command_line("A script.", argv) == (load(configs / "quick.py"), None)
@@ -255,7 +282,9 @@ def test_help_lists_every_field_with_the_files_values(configs, capsys):
     assert stop.value.code == 0
     assert "A script." in said
     for part in dataclasses.fields(Config):
-        if dataclasses.is_dataclass(part.type):
+        if part.name == "task":  # which this file has not
+            assert "--task" not in said
+        elif dataclasses.is_dataclass(part.type):
             for field in dataclasses.fields(part.type):
                 assert f"--{part.name}.{field.name}" in said
         else:

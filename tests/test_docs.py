@@ -13,8 +13,8 @@ import pytest
 from bc_jax import commands
 
 PAGES = (
-    *("quickstart", "concepts", "own-network", "own-video", "streams", "policy", "derivation"),
-    *("index", "limits", "comparison", "api", "paper"),
+    *("quickstart", "concepts", "own-network", "own-video", "own-weights", "streams", "policy"),
+    *("derivation", "index", "limits", "comparison", "api", "paper"),
 )
 PACKAGES = (
     "bc_jax",
@@ -22,6 +22,7 @@ PACKAGES = (
     "bc_jax.policy",
     "bc_jax.models",
     "bc_jax.data",
+    "bc_jax.supervised",
     "bc_jax.view",
 )
 

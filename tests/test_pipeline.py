@@ -35,6 +35,24 @@ def test_batches_have_the_shapes_asked_for():
     assert set(np.unique(batch.labels)) <= {*range(19), IGNORE}
 
 
+def test_a_clip_serves_several_batches_and_clips_change_one_after_the_other():
+    plain = Augmentation((32, 64), scale=(1, 1), flip=False)
+    given = {"size": (32, 64), "batches_per_clip": 4}
+    made = TrainingBatches("street:train/0-7?frames=1&noise=0&flicker=0", 2, plain, **given)
+    rows = np.array([[row.tobytes() for row in next(made).frames] for _ in range(10)])
+    changes = [(rows[1:, slot] != rows[:-1, slot]).nonzero()[0] + 1 for slot in (0, 1)]
+    assert [list(at) for at in changes] == [[4, 8], [2, 6]]
+    assert len(set(rows.ravel())) == 6
+
+
+def test_several_crops_of_a_frame_stand_side_by_side():
+    crop = Augmentation((16, 32), scale=(1, 1), flip=False)
+    made = TrainingBatches(SPEC, 4, crop, size=(32, 64), crops_per_frame=2, frames_per_clip=2)
+    labels = next(made).labels
+    assert labels.shape == (4, 16, 32)
+    assert (labels[0] != labels[1]).any()
+
+
 @pytest.mark.parametrize("frames_per_clip", [1, 2])
 def test_a_saved_position_goes_on_bit_for_bit(frames_per_clip):
     whole, _ = some(8, frames_per_clip=frames_per_clip, seed=3)
@@ -98,8 +116,10 @@ def test_cityscapes_gives_its_labelled_frames(tmp_path):
 
 def test_what_cannot_be_is_told(tmp_path):
     for settings, said in (
-        ({"batch_size": 3, "frames_per_clip": 2}, "is a multiple of it"),
+        ({"batch_size": 3, "frames_per_clip": 2}, "batch_size, 3, is a multiple of"),
         ({"frames_per_clip": 5}, "it can be 1 to 4"),
+        ({"batches_per_clip": 0}, "batches_per_clip 0; each is at least 1"),
+        ({"batch_size": 2, "crops_per_frame": 4}, "crops_per_frame 4 .* batch_size, 2, is a"),
         ({"batch_size": 5}, "takes 5 clips, and .* has 2"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -6,7 +6,8 @@ gives the same batches bit for bit, whatever the number of processes.
 
 import dataclasses
 import math
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,6 +95,10 @@ class TrainingBatches(Iterator[Examples]):
       size: (H, W) of the frames before that; None: the source's.
       frames_per_clip: frames that are taken of a clip when its turn comes, side by side in one
         batch, where all are labelled; to lay out a generated clip takes longer than to draw it.
+      crops_per_frame: parts that are cut out of each of them.
+      batches_per_clip: batches in a row that a clip has its turn in, for the same reason; a
+        batch's clips are replaced one after the other, not all at once. With more than one
+        process, each lays out every clip.
       seed: of the order and of the augmentation.
       workers: processes that read ahead; 0: none. With more, a script needs
         `if __name__ == "__main__":`.
@@ -112,6 +117,8 @@ class TrainingBatches(Iterator[Examples]):
         *,
         size: tuple[int, int] | None = None,
         frames_per_clip: int = 1,
+        crops_per_frame: int = 1,
+        batches_per_clip: int = 1,
         seed: int = 0,
         workers: int = 0,
         position: dict | None = None,
@@ -131,12 +138,18 @@ class TrainingBatches(Iterator[Examples]):
                 f"frames_per_clip is {frames_per_clip}, and {spec} has labels on a clip's last "
                 "frame alone: give 1"
             )
-        if not 1 <= frames_per_clip <= source.clip_frames or batch_size % frames_per_clip:
+        if not 1 <= frames_per_clip <= source.clip_frames:
             raise ValueError(
-                f"frames_per_clip is {frames_per_clip}; it can be 1 to {source.clip_frames}, and "
-                f"batch_size, {batch_size}, is a multiple of it"
+                f"frames_per_clip is {frames_per_clip}; it can be 1 to {source.clip_frames}"
             )
-        clips, together = source.length // source.clip_frames, batch_size // frames_per_clip
+        of_a_clip = frames_per_clip * crops_per_frame
+        if min(of_a_clip, batches_per_clip) < 1 or batch_size % of_a_clip:
+            raise ValueError(
+                f"frames_per_clip is {frames_per_clip}, crops_per_frame {crops_per_frame} and "
+                f"batches_per_clip {batches_per_clip}; each is at least 1, and batch_size, "
+                f"{batch_size}, is a multiple of the first two's product"
+            )
+        clips, together = source.length // source.clip_frames, batch_size // of_a_clip
         if not 1 <= together <= clips:
             raise ValueError(
                 f"batch_size {batch_size} takes {together} clips, and {spec} has {clips}"
@@ -146,6 +159,8 @@ class TrainingBatches(Iterator[Examples]):
             "size": list(source.size),
             "batch_size": batch_size,
             "frames_per_clip": frames_per_clip,
+            "crops_per_frame": crops_per_frame,
+            "batches_per_clip": batches_per_clip,
             "seed": seed,
             "crop": list(augmentation.crop),
             "scale": list(augmentation.scale),
@@ -159,11 +174,10 @@ class TrainingBatches(Iterator[Examples]):
                     f"{self._what}"
                 )
             self._next = position["batch"]
-        sample = _Sample(spec, size, frames_per_clip, augmentation)
+        sample = _Sample(spec, size, frames_per_clip, crops_per_frame, augmentation)
+        order = grain.MapDataset.range(clips).shuffle(seed=seed).repeat(_PASSES)
         dataset = (
-            grain.MapDataset.range(clips)
-            .shuffle(seed=seed)
-            .repeat(_PASSES)
+            grain.MapDataset.source(_Turns(order, together, batches_per_clip))
             .random_map(sample, seed=seed)
             .batch(together, batch_fn=_joined)
         )
@@ -177,7 +191,7 @@ class TrainingBatches(Iterator[Examples]):
             if not flags.FLAGS.is_parsed():  # grain looks at its own; scripts here have none
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-            ahead = ahead.mp_prefetch(options)
+            ahead = ahead.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
         self._batches = iter(ahead)
 
     @property
@@ -196,6 +210,33 @@ class TrainingBatches(Iterator[Examples]):
             self._batches.close()
 
 
+def _ignore_interrupts(process: int, processes: int) -> None:
+    """Let whoever reads the batches hear of Ctrl-C, and end the processes."""
+    del process, processes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Turns:
+    """Clips in an order, `together` in a batch, each in so many `batches` in a row.
+
+    Slot j of a batch begins j/together of a turn ahead of slot 0, so that the slots' clips change
+    one after the other.
+    """
+
+    order: Sequence[int]
+    together: int
+    batches: int
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> int:
+        batch, slot = divmod(index, self.together)
+        turn = (batch + slot * self.batches // self.together) // self.batches
+        return self.order[turn * self.together + slot]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Sample:
     """Takes frames of a clip, given by its number; opens the source where it is called."""
@@ -203,6 +244,7 @@ class _Sample:
     spec: str
     size: tuple[int, int] | None
     frames: int
+    crops: int
     augmentation: Augmentation
 
     def __call__(self, clip, rng: np.random.Generator) -> Examples:
@@ -214,7 +256,8 @@ class _Sample:
         for t in times:
             at = int(clip) * source.clip_frames + int(t)
             pair = next(source.segment(at, 1).pairs())
-            taken.append(self.augmentation(pair.frame, pair.labels, rng))
+            for _ in range(self.crops):
+                taken.append(self.augmentation(pair.frame, pair.labels, rng))
         return Examples(*(np.stack(part) for part in zip(*taken, strict=True)))
 
 

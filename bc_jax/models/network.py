@@ -30,6 +30,9 @@ class Network:
         [0, 1]; logits are [N, H/stride, W/stride, classes]. Pure, and the same function object for
         every network of the same architecture and options, so compiled programs are shared.
       params: {'params': ..., 'batch_stats': ...}.
+      train_fn: `train_fn(params, frames) -> (logits, batch_stats)`, for training: batch norm takes
+        the batch's own statistics, and the running ones come back moved on. Else as `apply_fn`.
+        None for a network that is only run.
       class_names: one name per class.
       palette: uint8 [classes, 3], an RGB colour per class.
       stride: side, in pixels of the frame, of one cell of the logits.
@@ -41,6 +44,7 @@ class Network:
     class_names: tuple[str, ...]
     palette: np.ndarray
     stride: int
+    train_fn: Callable[[Any, jax.Array], tuple[jax.Array, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +91,16 @@ def _apply_function(module: nn.Module, normalise: _Normalisation) -> Callable:
         return module.apply(params, normalise(frames), train=False)
 
     return apply_fn
+
+
+@functools.cache
+def _train_function(module: nn.Module, normalise: _Normalisation) -> Callable:
+    def train_fn(params, frames):
+        x = normalise(frames)
+        logits, updated = module.apply(params, x, train=True, mutable=["batch_stats"])
+        return logits, updated["batch_stats"]
+
+    return train_fn
 
 
 def _espnet_weights() -> Variables:
@@ -160,4 +174,5 @@ def load(
         class_names=cityscapes.class_names(module.num_classes),
         palette=cityscapes.palette(module.num_classes),
         stride=entry.stride,
+        train_fn=_train_function(module, entry.normalise),
     )

@@ -21,9 +21,24 @@ def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
     return dict(sorted(traverse_util.flatten_dict(variables, sep="/").items()))
 
 
-def write_variables(path: str | os.PathLike, variables: Mapping[str, Any]) -> None:
-    """Write variables to the file `path`, whole or not at all."""
-    arrays = {name: np.asarray(leaf) for name, leaf in flatten(variables).items()}
+def write_variables(
+    path: str | os.PathLike, variables: Mapping[str, Any], *, dtype: Any = None
+) -> None:
+    """Write variables to the file `path`, whole or not at all.
+
+    Args:
+      path: of the file, `.npz`.
+      variables: {'params': ..., 'batch_stats': ...}.
+      dtype: what they are stored in, such as float16 for half the size; None: what they are.
+
+    Raises:
+      ValueError: a value is beyond what the dtype holds.
+    """
+    with np.errstate(over="ignore"):  # told below
+        arrays = {name: np.asarray(leaf, dtype) for name, leaf in flatten(variables).items()}
+    for name, array in arrays.items():
+        if dtype is not None and not np.isfinite(array).all():
+            raise ValueError(f"{name} has values that are not finite in {np.dtype(dtype)}")
     unfinished = Path(path).with_name(Path(path).name + ".unfinished")
     with open(unfinished, "wb") as file:
         np.savez_compressed(file, **arrays)
@@ -31,9 +46,16 @@ def write_variables(path: str | os.PathLike, variables: Mapping[str, Any]) -> No
 
 
 def read_variables(path: str | os.PathLike) -> Variables:
-    """Read what `write_variables` wrote: {'params': ..., 'batch_stats': ...} of NumPy arrays."""
+    """Read what `write_variables` wrote: {'params': ..., 'batch_stats': ...} of NumPy arrays.
+
+    Those that were stored in float16 come back as float32.
+    """
     with np.load(path, allow_pickle=False) as file:
-        return traverse_util.unflatten_dict(dict(file), sep="/")
+        arrays = {
+            name: leaf.astype(np.float32) if leaf.dtype == np.float16 else leaf
+            for name, leaf in file.items()
+        }
+    return traverse_util.unflatten_dict(arrays, sep="/")
 
 
 _CONSTANTS = {"scale": 1.0, "var": 1.0, "bias": 0.0, "mean": 0.0, "alpha": 0.25}

@@ -54,8 +54,8 @@ def parse(spec: str, size: tuple[int, int] | None) -> tuple[StreetConfig, str, i
     return StreetConfig(**values), split, start, stop - start + 1
 
 
-# To lay out a clip takes as long as to draw many frames of it.
-_clip = functools.lru_cache(maxsize=2)(Clip)
+# To lay out a clip takes as long as to draw many frames of it; a training batch has several clips.
+_clip = functools.lru_cache(maxsize=8)(Clip)
 
 
 def open_street(spec: str, size: tuple[int, int] | None = None) -> Source:
