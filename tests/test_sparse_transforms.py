@@ -141,6 +141,18 @@ def test_eval_shape_of_init_and_step(sparse, clip):
     assert after == state
 
 
+def test_to_begin_takes_one_program_for_each_constant_and_one_for_the_state(caplog):
+    def resized(p, x):
+        x = zoo.resize(zoo.conv(x, p), 1 / 2, "bilinear")
+        return zoo.resize(x, 2, "bilinear")
+
+    kernel, frames = np.ones((3, 3, 3, 5), np.float32), np.zeros((2, 80, 112, 3), np.float32)
+    with jax.log_compiles():
+        bc_jax.blockcopy(resized, block_size=16).init(kernel, frames)
+    compiled = [said for said in caplog.messages if said.startswith("Finished XLA compilation")]
+    assert 0 < len(compiled) <= 4 + 1, compiled  # a matrix for rows and columns, down and up
+
+
 def test_the_gradient_is_the_dense_one_when_all_is_executed(sparse, clip):
     frames, grids = clip
     weights = np.random.default_rng(0).normal(size=(zoo.N, zoo.H // 2, zoo.W // 2, 4))

@@ -119,8 +119,8 @@ class Program:
                 values.update(zip(op.outputs, op.bind(*operands), strict=True))
             return values[value]
 
-        with jax.ensure_compile_time_eval():
-            return np.asarray(jax.jit(evaluate)())  # one small program, compiled once
+        # One small program, compiled once and run now, also while another one is being traced.
+        return np.asarray(jax.jit(evaluate).lower().compile()())
 
 
 def trace(function: Callable, *args) -> Program:
