@@ -231,13 +231,15 @@ def test_help_lists_every_field_and_a_wrong_one_is_told(root):
 
 
 def test_the_first_ctrl_c_asks_and_the_second_interrupts():
+    # A shell starts what runs in the background with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), stopping() as asked:
         assert not asked()
         os.kill(os.getpid(), signal.SIGINT)
         assert asked()
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 def test_differences_name_fields_and_values():
