@@ -21,8 +21,16 @@ def example(root, name):
     return module
 
 
-@pytest.mark.parametrize("name", ["accelerate_flax", "accelerate_equinox"])
+NEEDS = {
+    "accelerate_flax": "flax",
+    "accelerate_equinox": "equinox",
+    "accelerate_hugging_face": "transformers.modeling_flax_utils",  # up to version 4
+}
+
+
+@pytest.mark.parametrize("name", NEEDS)
 def test_a_network_of_ones_own(root, name, capsys):
+    pytest.importorskip(NEEDS[name], exc_type=ImportError)
     module = example(root, name)
     assert module.main(**SMALL, frames=1) == 0  # everything executed: the dense network
     assert 0 <= module.main(**SMALL, frames=3) < 0.5

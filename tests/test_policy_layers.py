@@ -32,13 +32,19 @@ def test_gradients_are_those_of_the_plain_convolution(streams, size, strides, pa
             x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
-    out, pull = jax.vjp(plain, x, kernel)
-    fast, fast_pull = jax.vjp(
-        lambda x, k: layers._convolve(x, k, strides, padding), x, kernel
-    )  # fmt: skip
-    cotangent = _normal(2, *out.shape)
-    np.testing.assert_allclose(fast, out, rtol=1e-6)
-    for found, expected in zip(fast_pull(cotangent), pull(cotangent), strict=True):
+    def fast(x, kernel):
+        return layers._convolve(x, kernel, strides, padding)
+
+    cotangent = _normal(2, *jax.eval_shape(plain, x, kernel).shape)
+
+    @jax.jit
+    def both(x, kernel, cotangent):
+        pairs = (jax.vjp(function, x, kernel) for function in (fast, plain))
+        return [(out, *pull(cotangent)) for out, pull in pairs]
+
+    (out, *gradients), (plain_out, *plain_gradients) = both(x, kernel, cotangent)
+    np.testing.assert_allclose(out, plain_out, rtol=1e-6)
+    for found, expected in zip(gradients, plain_gradients, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -59,9 +65,11 @@ def test_batch_norm_is_flaxs(shape, train):
         "params": {"scale": 1 + _normal(1, shape[-1]) / 3, "bias": _normal(2, shape[-1])},
         "batch_stats": {"mean": _normal(3, shape[-1]), "var": 0.5 + _normal(4, shape[-1]) ** 2},
     }
-    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == jax.tree.map(
-        jnp.shape, theirs.init(jax.random.key(0), x)
-    )
+    shapes = [
+        jax.tree.map(jnp.shape, jax.eval_shape(module.init, jax.random.key(0), x))
+        for module in (ours, theirs)
+    ]
+    assert shapes[0] == shapes[1]
     cotangent = _normal(5, *shape)
 
     def run(module):
@@ -71,7 +79,8 @@ def test_batch_norm_is_flaxs(shape, train):
             )  # fmt: skip
             return jnp.sum(out * cotangent), (out, updated)
 
-        grads, (out, updated) = jax.grad(loss, (0, 1), has_aux=True)(variables["params"], x)
+        gradient = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+        grads, (out, updated) = gradient(variables["params"], x)
         return out, updated, grads
 
     for found, expected in zip(

@@ -107,10 +107,10 @@ def test_to_learn_from_a_look_is_to_look_and_learn(config, jitted):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4 * float(jnp.abs(y).max()) + 1e-15)
 
 
-def test_init_works_on_shapes():
+def test_init_works_on_shapes(jitted):
     observation = _observation()
     shapes = jax.eval_shape(lambda o: init(jax.random.key(0), o, CONSTRAINED), observation)
-    state = init(jax.random.key(0), observation, CONSTRAINED)
+    state = jitted["init"](jax.random.key(0), observation, CONSTRAINED)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
@@ -129,7 +129,7 @@ def test_uint8_frames_are_the_same_as_floats(jitted):
     )
 
 
-def test_still_frame_of_equal_blocks_has_no_preference():
+def test_still_frame_of_equal_blocks_has_no_preference(jitted):
     """Every block gets the target as its probability."""
     observation = _observation()
     observation = observation.replace(
@@ -138,8 +138,8 @@ def test_still_frame_of_equal_blocks_has_no_preference():
         age=jnp.zeros_like(observation.age),
         running_gain=None,
     )
-    state = init(jax.random.key(0), observation, CONSTRAINED)
-    probability = jax.nn.sigmoid(logits(state, observation, CONSTRAINED))
+    state = jitted["init"](jax.random.key(0), observation, CONSTRAINED)
+    probability = jax.nn.sigmoid(jitted["logits"](state, observation, CONSTRAINED))
     np.testing.assert_allclose(probability, CONSTRAINED.target, atol=1e-3)
 
 
@@ -155,15 +155,22 @@ def test_mean_probability_is_the_budget(train, jitted):
 
 
 @BOTH
-def test_update_is_torch_rmsprop_on_the_reinforce_gradient(config):
+def test_update_is_torch_rmsprop_on_the_reinforce_gradient(config, jitted):
     """Two updates, spelled out in NumPy."""
     observation = _observation()
-    state = init(jax.random.key(0), observation, config)
+    state = jitted["init"](jax.random.key(0), observation, config)
+
+    @jax.jit
+    @jax.grad
+    def gradient_of(params, state, grid, rewards):
+        out = logits(state.replace(params=params), observation, config)
+        return reinforce_loss(out, grid, rewards)
+
     square = jax.tree.map(np.zeros_like, state.params)
     price = 0.0
     params = jax.tree.map(np.asarray, state.params)
     for i in range(2):
-        out = logits(state, observation, config)
+        out = jitted["logits"](state, observation, config)
         grid = sample_grid(jax.random.key(i), out)
         new = _outputs(i + 1, observation.outputs)
         gain = information_gain(observation.outputs, new, (2, 3), config)
@@ -176,16 +183,14 @@ def test_update_is_torch_rmsprop_on_the_reinforce_gradient(config):
             price += 0.05 * (gain.sum() / grid.sum() - price)
         rewards = np.where(grid, execute, -execute)
 
-        def loss(p, state=state, grid=grid, rewards=rewards):
-            out = logits(state.replace(params=p), observation, config)
-            return reinforce_loss(out, grid, rewards)
-
-        gradient = jax.grad(loss)(state.params)
+        gradient = gradient_of(state.params, state, grid, rewards)
         for part in params:
             network = part == "network"
             rate = config.learning_rate if network else config.prior_learning_rate
             decay = config.weight_decay if network else 0.0
-            step = jax.tree.map(lambda g, p, d=decay: g + d * p, gradient[part], params[part])
+            step = jax.tree.map(
+                lambda g, p, d=decay: np.asarray(g) + d * p, gradient[part], params[part]
+            )
             square[part] = jax.tree.map(lambda s, g: 0.99 * s + 0.01 * g * g, square[part], step)
             params[part] = jax.tree.map(
                 lambda p, g, s, r=rate: p - r * g / (np.sqrt(s) + 1e-8),
@@ -193,7 +198,7 @@ def test_update_is_torch_rmsprop_on_the_reinforce_gradient(config):
                 step,
                 square[part],
             )
-        state, _ = learn(state, observation, grid, grid, new, config)
+        state, _ = jitted["learn"](state, observation, grid, grid, new, config)
         state = track(state, grid, config)
         np.testing.assert_allclose(state.multiplier, price, rtol=1e-5)
         for ours, expected in zip(
@@ -202,12 +207,12 @@ def test_update_is_torch_rmsprop_on_the_reinforce_gradient(config):
             np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=2e-5)
 
 
-def test_track_by_hand():
+def test_track_by_hand(jitted):
     # Target 0.5; of four blocks, three executed: sigma 0.9*0.5 + 0.1*0.75 = 0.525; overrun
     # 0 + 0.1 * (0.75 - 0.5) = 0.025.
     config = PolicyConfig(**SMALL, target=0.5)
     observation = _observation(n=2, grid=(2, 2))
-    state = init(jax.random.key(0), observation, config)
+    state = jitted["init"](jax.random.key(0), observation, config)
     assert state.executed_fraction == 0.5
     grid = jnp.array([[[True, True], [True, False]], [[True, True], [True, True]]])
     one = track(state, grid, config, weight=jnp.array([True, False]))
@@ -338,8 +343,8 @@ def test_running_statistics_give_the_same_for_any_company(jitted):
 def test_vmap_over_seeds(jitted):
     observation = _observation()
     keys = jax.random.split(jax.random.key(0), 3)
-    states = jax.vmap(lambda k: init(k, observation, PAPER))(keys)
-    out = jax.vmap(lambda s: logits(s, observation, PAPER))(states)
+    states = jax.jit(jax.vmap(lambda k: init(k, observation, PAPER)))(keys)
+    out = jax.jit(jax.vmap(lambda s: logits(s, observation, PAPER)))(states)
     for i in range(3):
         one = jitted["init"](keys[i], observation, PAPER)
         np.testing.assert_allclose(

@@ -21,6 +21,11 @@ def _observation(height, width, block, classes, stride):
     )
 
 
+def initialised(network, x):
+    """The network's variables, drawn by one program."""
+    return jax.jit(lambda key: network.init(key, x, False))(jax.random.key(1))
+
+
 def test_count_macs_by_hand():
     def network(x, w, m):
         # 6x8 outputs of 5 channels from 3x3x4 inputs, twice; then 5 -> 7 at every pixel.
@@ -105,9 +110,13 @@ def test_light_policy_is_light():
 
 def test_logits_have_the_shape_of_the_grid_and_are_float32():
     network = PolicyNet()
-    x = jnp.ones((2, 64, 96, 10), jnp.bfloat16)
-    variables = network.init(jax.random.key(0), x, False)
-    logits, updated = network.apply(variables, x, True, mutable=["batch_stats"])
+
+    def shapes():
+        frames = jnp.ones((2, 64, 96, 10), jnp.bfloat16)
+        variables = network.init(jax.random.key(0), frames, False)
+        return variables, network.apply(variables, frames, True, mutable=["batch_stats"])
+
+    variables, (logits, updated) = jax.eval_shape(shapes)
     assert logits.shape == (2, 2, 3)
     assert logits.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
@@ -119,8 +128,8 @@ def test_logits_have_the_shape_of_the_grid_and_are_float32():
 def test_batch_norm_keeps_98_percent():
     network = PolicyNet((8, 8), widths=(4, 4, 4))
     x = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
-    variables = network.init(jax.random.key(0), x, False)
-    _, updated = network.apply(variables, x, True, mutable=["batch_stats"])
+    variables = initialised(network, x)
+    _, updated = jax.jit(lambda v: network.apply(v, x, True, mutable=["batch_stats"]))(variables)
     stem, x_stem = updated["batch_stats"]["stem_norm"], variables["params"]["stem"]["kernel"]
     y = jax.lax.conv_general_dilated(
         x, x_stem, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -132,9 +141,9 @@ def test_batch_norm_keeps_98_percent():
 @pytest.mark.parametrize("pixels", [(4, 4), (8, 8), (16, 16), (32, 16), (30, 32), (1, 2), (12, 14)])
 def test_any_block_becomes_one_logit(pixels):
     network = PolicyNet(pixels, widths=(4, 6, 8), head_width=5)
-    x = jax.random.normal(jax.random.key(0), (1, 2 * pixels[0], 3 * pixels[1], 4))
-    variables = network.init(jax.random.key(1), x, False)
-    assert network.apply(variables, x, False).shape == (1, 2, 3)
+    x = jax.ShapeDtypeStruct((1, 2 * pixels[0], 3 * pixels[1], 4), jnp.float32)
+    logits, _ = jax.eval_shape(lambda x: network.init_with_output(jax.random.key(1), x, False), x)
+    assert logits.shape == (1, 2, 3)
     strides = plan_strides(pixels, 3)
     assert tuple(np.prod(strides, axis=0)) == pixels
     assert len(strides) >= 3
@@ -144,8 +153,8 @@ def test_logit_looks_at_its_own_block_first():
     # Influence of each block's pixels on the middle logit: its own block's is largest.
     network = PolicyNet((8, 8), widths=(8, 8, 8))
     x = jax.random.normal(jax.random.key(0), (1, 40, 40, 4))
-    variables = network.init(jax.random.key(1), x, False)
-    gradient = jax.grad(lambda x: network.apply(variables, x, False)[0, 2, 2])(x)
+    variables = initialised(network, x)
+    gradient = jax.jit(jax.grad(lambda x: network.apply(variables, x, False)[0, 2, 2]))(x)
     influence = jnp.abs(gradient).reshape(5, 8, 5, 8, 4).sum(axis=(1, 3, 4))
     assert jnp.unravel_index(influence.argmax(), (5, 5)) == (2, 2)
 
@@ -153,8 +162,8 @@ def test_logit_looks_at_its_own_block_first():
 def test_zero_init_starts_at_zero():
     network = PolicyNet((8, 8), widths=(4, 4, 4), zero_init=True)
     x = jax.random.normal(jax.random.key(0), (1, 16, 16, 4))
-    variables = network.init(jax.random.key(1), x, False)
-    assert not network.apply(variables, x, False).any()
+    variables = initialised(network, x)
+    assert not jax.jit(lambda v: network.apply(v, x, False))(variables).any()
 
 
 def test_impossible_sizes_are_named():

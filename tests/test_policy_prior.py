@@ -50,6 +50,7 @@ def test_gradient_knows_that_the_price_moves():
     scores, budget = _scores(shape=(1, 2, 3)) / 5, 0.4
     wanted = jax.random.normal(jax.random.key(1), scores.shape)
 
+    @jax.jit
     def total(s):
         return (jax.nn.sigmoid(spend_budget(s, budget)) * wanted).sum()
 

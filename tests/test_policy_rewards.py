@@ -1,5 +1,7 @@
 """Information gains, costs and rewards against NumPy and by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,13 +98,21 @@ def _detections(*rows, slots=3):
     return jnp.array(table[None, :, :4]), jnp.array(table[None, :, 4])
 
 
+detection_gain = functools.partial(
+    jax.jit(information_gain_detection, static_argnames=("image_size", "grid_shape")),
+    image_size=(40, 80),
+    grid_shape=(2, 4),
+)
+
+
 def _detection_gain(prev, new):
-    gain = jax.jit(
-        lambda p, n: information_gain_detection(p, n, image_size=(40, 80), grid_shape=(2, 4))
-    )(prev, new)
+    return np.asarray(detection_gain(prev, new)[0])
+
+
+def test_detection_gain_without_jit_is_the_same():
+    prev, new = _detections((0, 0, 20, 20, 0.8)), _detections((10, 0, 30, 20, 0.9))
     plain = information_gain_detection(prev, new, image_size=(40, 80), grid_shape=(2, 4))
-    np.testing.assert_allclose(gain, plain, rtol=1e-6)
-    return np.asarray(gain[0])
+    np.testing.assert_allclose(_detection_gain(prev, new), plain[0], rtol=1e-6)
 
 
 def test_detection_gain_by_hand():
@@ -154,7 +164,7 @@ def test_streams_of_detections_are_apart():
     a, b = _detections((0, 0, 20, 20, 0.8)), _detections((45, 5, 75, 35, 0.7))
     both = tuple(jnp.concatenate(x) for x in zip(a, b, strict=True))
     nothing = tuple(jnp.concatenate([x, x]) for x in _detections())
-    gain = information_gain_detection(nothing, both, image_size=(40, 80), grid_shape=(2, 4))
+    gain = detection_gain(nothing, both)
     np.testing.assert_allclose(gain[0], _detection_gain(_detections(), a))
     np.testing.assert_allclose(gain[1], _detection_gain(_detections(), b))
 

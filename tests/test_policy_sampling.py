@@ -39,6 +39,9 @@ def _filled(grid, scores, capacity, required=None):
     return result.reshape(grid.shape)
 
 
+fill = jax.jit(fill_capacity, static_argnames="capacity")
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), capacity=st.integers(0, 12))
 def test_fill_capacity_follows_the_rule(seed, capacity):
@@ -46,13 +49,11 @@ def test_fill_capacity_follows_the_rule(seed, capacity):
     grid = rng.random((2, 2, 3)) < rng.random()
     required = rng.random((2, 2, 3)) < 0.2
     scores = rng.integers(0, 4, (2, 2, 3)).astype(np.float32)  # with ties
-    filled = fill_capacity(jnp.array(grid), jnp.array(scores), capacity=capacity)
+    filled = fill(grid, scores, capacity=capacity)
     assert filled.dtype == jnp.bool_
     assert int(filled.sum()) == capacity
     np.testing.assert_array_equal(filled, _filled(grid, scores, capacity))
-    forced = fill_capacity(
-        jnp.array(grid), jnp.array(scores), capacity=capacity, required=jnp.array(required)
-    )
+    forced = fill(grid, scores, capacity=capacity, required=required)
     np.testing.assert_array_equal(forced, _filled(grid, scores, capacity, required))
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,3 +154,83 @@ def test_the_table_is_aligned_and_sums_up():
     assert f"{report.state_bytes / 1e3:.2f} kB" in total
     assert "2 stream(s) of 4 x 6 blocks of 16x16" in str(report)
     assert "3.33 times fewer MACs" in str(report)
+
+
+class Stage(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(6, (3, 3), name="conv")(x))
+        kernel = jnp.ones((3, 3, 6, 6))
+        return jax.lax.scan(lambda v, _: (zoo.conv(v, kernel), None), x, length=10)[0]
+
+
+class Staged(nn.Module):
+    """Layers inside every kind of call that tracing enters."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = Stage(name="plain")(x)
+        x = nn.remat(Stage)(name="remat")(x)
+        x = jax.jit(lambda y: nn.Conv(6, (3, 3), name="jitted")(y))(x)
+        with jax.named_scope("scope"):
+            x = jax.jit(lambda y: zoo.conv(y, jnp.ones((1, 1, 6, 6))))(x)
+        return nn.Conv(4, (1, 1), name="head")(x)
+
+
+def flax_report(module):
+    frames = jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)
+    params = jax.eval_shape(module.init, jax.random.key(0), frames)
+    return bc_jax.blockcopy(module.apply, block_size=16).explain(params, frames)
+
+
+@pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
+def test_operations_are_told_with_their_layer():
+    report = flax_report(Staged())
+    convolutions = [row for row in report.rows if row.label.startswith("conv ")]
+    layers = ["plain/conv", "remat/conv", "jitted", "scope", "head"]
+    assert [row.layer for row in convolutions] == layers
+    assert [row.layer for row in report.fallbacks] == ["plain", "remat"]
+    head, _, *lines = str(report).splitlines()
+    at = head.index("layer")
+    told = {line[at:].split()[0] for line in lines if line.startswith("conv ")}
+    assert told == set(layers)
+    first = next(line for line in report.advice() if "to be dense" in line)
+    assert first.startswith("scan [1, 64, 96, 6] and 1 more like it in plain, remat force ")
+
+
+def test_many_layers_are_counted_in_advice():
+    class Many(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for number in range(5):
+                x = Stage(name=f"stage{number}")(x)
+            return x
+
+    with pytest.warns(BlockSparsityWarning, match=r"scan \[1, 64, 96, 6\] in stage0: "):
+        report = flax_report(Many())
+    (line,) = [line for line in report.advice() if "to be dense" in line]
+    assert "in stage0, stage1, stage2 and 2 other layer(s) force" in line
+
+
+def test_without_names_there_is_no_column_of_layers():
+    report = report_of(convolutions, KERNELS)
+    assert {row.layer for row in report.rows} == {""}
+    assert "layer" not in str(report)
+    assert str(report).splitlines()[0].split()[:2] == ["operation", "result"]
+
+
+def test_a_name_that_not_all_layers_share_stays():
+    def twice(p, x):
+        with jax.named_scope("backbone"):
+            x = zoo.conv(x, p[0], 2)
+        with jax.named_scope("head"):
+            return zoo.conv(x, p[1])
+
+    rows = [row for row in report_of(twice, KERNELS[:2]).rows if row.macs]
+    assert [row.layer for row in rows] == ["backbone", "head"]
+
+    def one(p, x):
+        with jax.named_scope("net"):
+            return zoo.conv(x, p[0], 2)
+
+    assert {row.layer for row in report_of(one, KERNELS[:1]).rows} == {"net"}

@@ -38,8 +38,8 @@ class Program:
         self.params, self.dtype = self.network.params, self.network.dtype
         self.tiles = (zoo.H // block[0], zoo.W // block[1])
         self.sparse = bc_jax.blockcopy(self.network.apply, block_size=block)
-        self.step = zoo.jit(self.sparse, static_argnames="capacity")
-        self.dense = functools.partial(zoo.jit(self.network.apply), self.params)
+        self.step = jax.jit(self.sparse, static_argnames="capacity")
+        self.dense = functools.partial(jax.jit(self.network.apply), self.params)
         self.start = functools.cache(
             lambda streams=zoo.N: self.sparse.init(self.params, self.frames(0, 1, streams)[0])
         )
@@ -166,6 +166,27 @@ def test_streams_packed_together_are_streams_alone(name):
         for t, out in enumerate(alone):
             mine = jax.tree.map(lambda leaf, n=n: leaf[n : n + 1], together[t])
             assert_close(out, mine, where=f"stream {n}, frame {t}")
+
+
+# As XLA compiles where nothing is said: conftest.py has the other programs compiled in less time.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU's programs are always optimized")
+@pytest.mark.parametrize("name", ["strided", "unet_bilinear", "squeeze_excite"])
+def test_optimized_programs_give_the_same(name):
+    p = program(name)
+    frames, grids = p.frames(14, 4), p.grids(14, 4)
+    grids[3] = True
+    plain, _ = p.play(frames, grids)
+    step = p.sparse.jit(compiler_options=bc_jax.sparse.compiler_options() | OPTIMIZED)
+    dense = jax.jit(p.network.apply, compiler_options=OPTIMIZED)
+    state = p.sparse.init(p.params, frames[0])
+    for t, (frame, grid) in enumerate(zip(frames, grids, strict=True)):
+        out, state = step(p.params, state, frame, grid)
+        assert_close(out, plain[t], where=f"frame {t}")
+        if grid.all():
+            assert_close(out, dense(p.params, frame), where=f"frame {t}")
 
 
 def some(grids) -> int:
@@ -295,11 +316,14 @@ def test_an_empty_grid_copies_at_any_capacity():
         assert_equal(copied, outputs[0])
 
 
+block_index = jax.jit(bc_jax.sparse.block_index, static_argnames="capacity")
+
+
 @given(st.integers(0, 2**18 - 1), st.sampled_from([1, 2, 7, 17, 18]))
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_block_index_lists_executed_blocks_in_row_major_order(bits, capacity):
     grid = (bits >> np.arange(18) & 1).astype(bool)
-    index = bc_jax.sparse.block_index(jnp.asarray(grid.reshape(3, 2, 3)), capacity=capacity)
+    index = block_index(grid.reshape(3, 2, 3), capacity=capacity)
     wanted = [*np.flatnonzero(grid), *[18] * 18][:capacity]
     assert index.dtype == jnp.int32
     assert index.tolist() == wanted
@@ -323,7 +347,7 @@ def test_any_block_size_and_grid_give_the_dense_network_on_an_unchanged_frame(bl
         return zoo.conv(jnp.tanh(zoo.conv(x, p[1], rhs_dilation=(2, 3))), p[2])
 
     sparse = bc_jax.blockcopy(network, block_size=block)
-    step, state = zoo.jit(sparse), sparse.init(kernels, frames)
+    step, state = jax.jit(sparse), sparse.init(kernels, frames)
     for executed in (np.ones_like(grid), grid, ~grid):
         out, state = step(kernels, state, frames, executed)
         assert_close(out, network(kernels, frames))
@@ -347,7 +371,7 @@ def test_axes_of_one_length_are_told_apart(streams, size, block):
         return zoo.conv(coarse + x, p[2]), jax.nn.softmax(fine, axis=-1)
 
     sparse = bc_jax.blockcopy(network, block_size=block)
-    step, state = zoo.jit(sparse), sparse.init(kernels, frames[0])
+    step, state = jax.jit(sparse), sparse.init(kernels, frames[0])
     for t, grid in ((0, grids[0]), (0, grids[1]), (1, grids[1]), (0, grids[0])):
         out, state = step(kernels, state, frames[t], grid)
         if t == 0:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference as ref
-import zoo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax import lax
@@ -321,14 +320,14 @@ def grids(block) -> np.ndarray:
 @functools.cache
 def compiled(name: str, block) -> Callable:
     """The network on (params, state, frames, grid), compiled once."""
-    return zoo.jit(bc_jax.blockcopy(PAIRS[name].jax, block_size=block))
+    return jax.jit(bc_jax.blockcopy(PAIRS[name].jax, block_size=block))
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_reference_is_the_dense_network_when_all_is_executed(name):
     pair, frames = PAIRS[name], video()
     everything = np.ones_like(grids(pair.blocks[0])[0])
-    run, dense = ref.Reference(pair.program), zoo.jit(pair.jax)
+    run, dense = ref.Reference(pair.program), jax.jit(pair.jax)
     for t in range(2):
         assert_close(dense(pair.params, frames[t]), run(frames[t], everything))
 
@@ -426,7 +425,7 @@ def test_any_window_is_the_reference(window, bits):
     wanted = jax.eval_shape(network, kernel, frames[0]).shape
     if any(have % t for have, t in zip(wanted[1:3], tiles, strict=True)):
         return  # such an output has no blocks to copy
-    step, run = zoo.jit(sparse), ref.Reference(program)
+    step, run = jax.jit(sparse), ref.Reference(program)
     state = sparse.init(kernel, frames[0])
     for t, executed in enumerate([np.ones_like(grid), grid]):
         out, state = step(kernel, state, frames[t], executed)
@@ -456,7 +455,7 @@ def test_any_integer_resizing_is_the_reference(method, factor, block, antialias,
         return f.resize(x, factor, method, antialias=antialias)
 
     sparse, run = bc_jax.blockcopy(network, block_size=block), ref.Reference(program)
-    step, state = zoo.jit(sparse), sparse.init(jnp.float32(2), frames[0])
+    step, state = jax.jit(sparse), sparse.init(jnp.float32(2), frames[0])
     for t, executed in enumerate([np.ones_like(grid), grid]):
         out, state = step(jnp.float32(2), state, frames[t], executed)
         assert_close(out, run(frames[t], executed), where=f"frame {t}")

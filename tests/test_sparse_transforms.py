@@ -44,7 +44,7 @@ def clip():
 @pytest.fixture(scope="module")
 def played(sparse, clip):
     """Outputs [T, N, h, w, C] of the clip, frame by frame, and the last state."""
-    step, state, outputs = zoo.jit(sparse), sparse.init(params(), clip[0][0]), []
+    step, state, outputs = jax.jit(sparse), sparse.init(params(), clip[0][0]), []
     for frame, grid in zip(*clip, strict=True):
         out, state = step(params(), state, frame, grid)
         outputs.append(out)
@@ -60,7 +60,7 @@ def test_one_trace_per_capacity_whatever_the_grid(clip):
 
     sparse = bc_jax.blockcopy(counted, block_size=8)
 
-    @functools.partial(zoo.jit, static_argnames="capacity")
+    @functools.partial(jax.jit, static_argnames="capacity")
     def step(p, state, frames, grid, capacity):
         steps.append(capacity)
         return sparse(p, state, frames, grid, capacity=capacity)
@@ -86,7 +86,7 @@ def test_the_step_runs_without_jit(sparse, clip, played):
 
 
 def test_jit_with_donated_state(sparse, clip, played):
-    step = zoo.jit(sparse, donate_argnums=1)
+    step = jax.jit(sparse, donate_argnums=1)
     state, outputs = sparse.init(params(), clip[0][0]), []
     for frame, grid in zip(*clip, strict=True):
         out, state = step(params(), state, frame, grid)
@@ -95,7 +95,7 @@ def test_jit_with_donated_state(sparse, clip, played):
 
 
 def test_scan_is_the_loop(sparse, clip, played):
-    @zoo.jit
+    @jax.jit
     def play(p, state, frames, grids):
         def step(state, now):
             out, state = sparse(p, state, *now)
@@ -119,8 +119,8 @@ def test_vmap_over_params_and_grids_is_the_loop(sparse, clip):
             out, state = sparse(p, state, frames[t], grids[t], capacity=[72, 50][t])
         return out, state
 
-    outputs = zoo.jit(jax.vmap(play))(stacked, grids)
-    single = zoo.jit(play)
+    outputs = jax.jit(jax.vmap(play))(stacked, grids)
+    single = jax.jit(play)
     for i, seed in enumerate(seeds):
         wanted = single(params(seed), grids[i])
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], outputs), wanted)
@@ -141,6 +141,18 @@ def test_eval_shape_of_init_and_step(sparse, clip):
     assert after == state
 
 
+def test_to_begin_takes_one_program_for_each_constant_and_one_for_the_state(caplog):
+    def resized(p, x):
+        x = zoo.resize(zoo.conv(x, p), 1 / 2, "bilinear")
+        return zoo.resize(x, 2, "bilinear")
+
+    kernel, frames = np.ones((3, 3, 3, 5), np.float32), np.zeros((2, 80, 112, 3), np.float32)
+    with jax.log_compiles():
+        bc_jax.blockcopy(resized, block_size=16).init(kernel, frames)
+    compiled = [said for said in caplog.messages if said.startswith("Finished XLA compilation")]
+    assert 0 < len(compiled) <= 4 + 1, compiled  # a matrix for rows and columns, down and up
+
+
 def test_the_gradient_is_the_dense_one_when_all_is_executed(sparse, clip):
     frames, grids = clip
     weights = np.random.default_rng(0).normal(size=(zoo.N, zoo.H // 2, zoo.W // 2, 4))
@@ -149,16 +161,16 @@ def test_the_gradient_is_the_dense_one_when_all_is_executed(sparse, clip):
     def loss(p, out):
         return (out * weights).sum() + sum((leaf**2).sum() for leaf in jax.tree.leaves(p))
 
-    @zoo.jit
+    @jax.jit
     @jax.grad
     def dense(p):
         return loss(p, network(p, frames[1]))
 
-    @zoo.jit
+    @jax.jit
     def gradient(p, state, grid):
         return jax.grad(lambda p: loss(p, sparse(p, state, frames[1], grid)[0]))(p)
 
-    _, state = zoo.jit(sparse)(params(), sparse.init(params(), frames[0]), frames[0], grids[0])
+    _, state = jax.jit(sparse)(params(), sparse.init(params(), frames[0]), frames[0], grids[0])
     assert_close(gradient(params(), state, grids[0]), dense(params()), tolerance=1e-3)
     # Room for all 72 blocks and few of them executed: what fills the room must not be felt. Its
     # logarithms, roots and norms of zero have infinite derivatives.
@@ -169,9 +181,9 @@ def test_the_gradient_is_the_dense_one_when_all_is_executed(sparse, clip):
 
 def test_the_gradient_of_unexecuted_blocks_is_zero(sparse, clip):
     frames, grids = clip
-    _, state = zoo.jit(sparse)(params(), sparse.init(params(), frames[0]), frames[0], grids[0])
+    _, state = jax.jit(sparse)(params(), sparse.init(params(), frames[0]), frames[0], grids[0])
     nothing = np.zeros_like(grids[0])
-    gradient = zoo.jit(jax.grad(lambda p: sparse(p, state, frames[1], nothing)[0].sum()))(params())
+    gradient = jax.jit(jax.grad(lambda p: sparse(p, state, frames[1], nothing)[0].sum()))(params())
     assert_equal(gradient, jax.tree.map(jnp.zeros_like, params()))
 
 

@@ -96,6 +96,22 @@ def test_figures_and_title_change_the_strip_alone(before):
     assert changed_cells(before, named) == {"strip"}
 
 
+@pytest.mark.parametrize("size", [(96, 128), (64, 128), (128, 72)])
+@pytest.mark.parametrize("width", [960, 1280, 1920])
+def test_a_title_is_seen_to_its_end(size, width):
+    figures = {f"of figures, {k}": 0.123 for k in range(10)}
+    some, other = (
+        draw(
+            inputs(size=size),
+            figures=figures,
+            title=f"espnet_cityscapes, policy: {end}",
+            width=width,
+        )
+        for end in ("learned 1", "learned 2")  # as wide as one another
+    )
+    assert (some != other).any()
+
+
 def test_changing_numbers_do_not_move_anything():
     size = {
         draw(inputs(), figures={"loss": v, "reward": v, "policy": "paper"}).shape

@@ -16,10 +16,6 @@ from jax import lax
 
 N, H, W = 3, 32, 48
 
-# Compiling is most of the tests' time: spare the machine code's optimization, which is not tested.
-OPTIONS = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-jit = functools.partial(jax.jit, compiler_options=OPTIONS)
-
 
 @dataclasses.dataclass(frozen=True)
 class Network:

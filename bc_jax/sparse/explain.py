@@ -19,6 +19,8 @@ _NOTABLE, _ALL = 0.01, 0.9
 _WIDE_HALO = 2.0
 # A tile's side in pixels, below which a convolution's overhead costs more than its sums.
 _SMALL_TILE = 4
+# Layers that a line of advice names; the rest are counted.
+_LAYERS_TOLD = 3
 # The executed fraction that the outlook is given for.
 _OUTLOOK = 0.3
 
@@ -53,6 +55,7 @@ class Row:
     Attributes:
         name: the primitive.
         label: the same for a reader, as "conv 3x3/2".
+        layer: the scopes that it stands in, as "stage1/conv", without the network's own; or "".
         shape: of its first result.
         where: "blocks" (runs on executed blocks), "whole" (runs on the whole frame every time) or
             "constant" (depends on no frame).
@@ -67,6 +70,7 @@ class Row:
 
     name: str
     label: str
+    layer: str
     shape: tuple[int, ...]
     where: str
     macs: int
@@ -167,10 +171,12 @@ def make_report(records: list[Record], grid_shape, state) -> Report:
     }
     kept = _attributed(memory, records)
     tiles = [window_tile(record, grid_shape) for record in records]
+    layers = _without_root([record.op.layer for record in records])
     rows = tuple(
         Row(
             name=record.op.name,
             label=label(record.op),
+            layer=layer,
             shape=tuple(record.op.out_avals[0].shape),
             where=record.where,
             macs=macs(record),
@@ -181,8 +187,8 @@ def make_report(records: list[Record], grid_shape, state) -> Report:
             reason=record.reason,
             causes=causes,
         )
-        for number, (record, tile, causes) in enumerate(
-            zip(records, tiles, _causes(records), strict=True)
+        for number, (record, tile, layer, causes) in enumerate(
+            zip(records, tiles, layers, _causes(records), strict=True)
         )
     )
     report = Report(
@@ -195,14 +201,14 @@ def make_report(records: list[Record], grid_shape, state) -> Report:
         memory_bytes=memory,
     )
     if report.fallbacks and report.whole_macs >= _ALL * report.macs > 0:
-        first = max(
+        _, first = max(
             enumerate(rows), key=lambda row: bool(row[1].reason) * report.forced_macs(row[0])
         )
         warnings.warn(
             f"{_percent(report.whole_macs, report.macs)} of the network's multiply-accumulates run "
-            f"on the whole frame whatever the grid, most of all because of {first[1].name} "
-            f"{list(first[1].shape)}: {first[1].reason}; print(sparse.explain(params, frames)) "
-            "tells what to change",
+            f"on the whole frame whatever the grid, most of all because of {first.name} "
+            f"{list(first.shape)}{_in_layers([first])}: {first.reason}; "
+            "print(sparse.explain(params, frames)) tells what to change",
             BlockSparsityWarning,
             stacklevel=3,
         )
@@ -223,6 +229,7 @@ def _advise_on_fallbacks(report: Report) -> list[str]:
         numbers = kinds[name, reason]
         which = f"{name} {list(report.rows[numbers[0]].shape)}"
         which += f" and {len(numbers) - 1} more like it" if len(numbers) > 1 else ""
+        which += _in_layers([report.rows[number] for number in numbers])
         remedy = next(remedy for words, remedy in _REMEDIES if words in reason)
         share = _percent(cost, report.macs)
         verb = "force" if len(numbers) > 1 else "forces"
@@ -239,10 +246,10 @@ def _advise_on_halos(report: Report) -> list[str]:
     larger = (2 * worst.tile[0], 2 * worst.tile[1])
     return [
         f"the halo eats the gain of {len(wide)} window(s) with "
-        f"{_percent(sum(row.macs for row in wide), report.macs)} of the MACs: {worst.label} reads "
-        f"{worst.pixels_read:.1f} pixels for each pixel of its tiles of {by(worst.tile)}; blocks "
-        f"of {by([2 * side for side in report.block_size])} would make it "
-        f"{_pixels_read(larger, worst.halo):.1f}"
+        f"{_percent(sum(row.macs for row in wide), report.macs)} of the MACs: {worst.label}"
+        f"{_in_layers([worst])} reads {worst.pixels_read:.1f} pixels for each pixel of its tiles "
+        f"of {by(worst.tile)}; blocks of {by([2 * side for side in report.block_size])} would make "
+        f"it {_pixels_read(larger, worst.halo):.1f}"
     ]
 
 
@@ -262,15 +269,32 @@ def _advise_on_tiles(report: Report) -> list[str]:
     ]
 
 
+def _without_root(layers: list[str]) -> list[str]:
+    """Names of layers without the outermost scope that all of them share: the network's own."""
+    outermost = {layer.split("/")[0] for layer in layers if layer}
+    if len(outermost) != 1 or not any("/" in layer for layer in layers):
+        return layers
+    return [layer.partition("/")[2] for layer in layers]
+
+
+def _in_layers(rows: list[Row]) -> str:
+    """Where these stand, for a sentence: " in stage1/norm, stage2/norm and 2 other layers"."""
+    layers = list(dict.fromkeys(row.layer for row in rows if row.layer))
+    shown, left = ", ".join(layers[:_LAYERS_TOLD]), len(layers) - _LAYERS_TOLD
+    return (f" in {shown}" if shown else "") + (f" and {left} other layer(s)" if left > 0 else "")
+
+
 def _table(report: Report) -> Iterator[str]:
     """The rows that a reader looks for, aligned; figures stand on the right of their column."""
-    head = ("operation", "result", "runs on", "tile", "halo", "MACs", "share", "state", "why whole")
+    head = ("operation", "layer", "result", "runs on", "tile", "halo", "MACs", "share", "state")
+    head += ("why whole",)
     right = ("tile", "halo", "MACs", "share", "state")
     table = [head]
     for row in report.rows:
         if row.macs or row.reason or row.state_bytes or row.halo not in (None, Halo()):
             table.append((
                 row.label,
+                row.layer,
                 by(row.shape),
                 row.where,
                 by(row.tile) if row.tile else "",
@@ -281,9 +305,12 @@ def _table(report: Report) -> Iterator[str]:
                 row.reason,
             ))  # fmt: skip
     pictures = report.state_bytes - sum(report.memory_bytes.values())
-    table.append(("frames, outputs", "", "", "", "", "", "", f"{_count(pictures)}B", ""))
+    table.append(("frames, outputs", "", "", "", "", "", "", "", f"{_count(pictures)}B", ""))
     total = f"{_count(report.macs)}", _percent(report.macs, report.macs)
-    table.append(("all", "", "", "", "", *total, f"{_count(report.state_bytes)}B", ""))
+    table.append(("all", "", "", "", "", "", *total, f"{_count(report.state_bytes)}B", ""))
+    if not any(line[1] for line in table[1:]):  # no scope has a name
+        table = [(line[0], *line[2:]) for line in table]
+    head = table[0]
     widths = [max(len(line[i]) for line in table) for i in range(len(head))]
     for number, line in enumerate(table):
         if number in (1, len(table) - 2):

@@ -40,6 +40,8 @@ class Op:
         params: the primitive's parameters.
         in_shapes: shape of each operand.
         out_avals: shape and dtype of each result.
+        layer: the scopes that it was traced in (`jax.named_scope`; Flax and Haiku open one for each
+            module), as "Net/stage1/conv"; "" in none.
     """
 
     primitive: Any
@@ -48,6 +50,7 @@ class Op:
     params: dict[str, Any]
     in_shapes: tuple[tuple[int, ...], ...]
     out_avals: tuple[Any, ...]
+    layer: str
 
     @property
     def name(self) -> str:
@@ -116,8 +119,8 @@ class Program:
                 values.update(zip(op.outputs, op.bind(*operands), strict=True))
             return values[value]
 
-        with jax.ensure_compile_time_eval():
-            return np.asarray(jax.jit(evaluate)())  # one small program, compiled once
+        # One small program, compiled once and run now, also while another one is being traced.
+        return np.asarray(jax.jit(evaluate).lower().compile()())
 
 
 def trace(function: Callable, *args) -> Program:
@@ -134,13 +137,16 @@ def trace(function: Callable, *args) -> Program:
     ops: list[Op] = []
     fresh = iter(range(1 << 62))
     inputs = tuple(next(fresh) for _ in leaves)
-    outputs = _inline(closed, inputs, ops, fresh)
+    outputs = _inline(closed, inputs, ops, fresh, "")
     producers = {number: op for op in ops for number in op.outputs}
     return Program(tuple(ops), inputs, tuple(outputs), out_trees[0], producers)
 
 
-def _inline(jaxpr, args, ops: list[Op], fresh) -> list:
-    """Append the jaxpr's operations to `ops`; returns its results as numbers and constants."""
+def _inline(jaxpr, args, ops: list[Op], fresh, layer: str) -> list:
+    """Append the jaxpr's operations to `ops`; returns its results as numbers and constants.
+
+    `layer` is where the jaxpr is called; the scopes inside it are named from there.
+    """
     consts = [Constant(c) for c in getattr(jaxpr, "consts", ())]
     # Newer versions of JAX have one class for jaxprs with and without constants.
     jaxpr = jaxpr if hasattr(jaxpr, "constvars") else jaxpr.jaxpr
@@ -153,15 +159,15 @@ def _inline(jaxpr, args, ops: list[Op], fresh) -> list:
     for eqn in jaxpr.eqns:
         operands = [read(atom) for atom in eqn.invars]
         inner = next((eqn.params[p] for p in _CALL_PARAMS if p in eqn.params), None)
+        within = "/".join(filter(None, (layer, str(eqn.source_info.name_stack))))
         if eqn.primitive.name in _CALLS and inner is not None and not _is_relu(eqn):
-            results = _inline(inner, operands, ops, fresh)
+            results = _inline(inner, operands, ops, fresh, within)
         else:
             results = [next(fresh) for _ in eqn.outvars]
             avals = tuple(v.aval for v in eqn.outvars)
             shapes = tuple(tuple(v.aval.shape) for v in eqn.invars)
-            ops.append(
-                Op(eqn.primitive, tuple(operands), tuple(results), eqn.params, shapes, avals)
-            )
+            numbers = tuple(operands), tuple(results)
+            ops.append(Op(eqn.primitive, *numbers, eqn.params, shapes, avals, within))
         env.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 

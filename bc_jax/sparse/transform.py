@@ -83,9 +83,11 @@ class BlockCopy:
         Returns:
             FrameState of zeros; works under `jax.eval_shape`.
         """
-        return jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), self._trace(params, frames).state
-        )
+        shapes = self._trace(params, frames).state
+        # One program: without jit there would be one for each shape.
+        return jax.jit(
+            lambda: jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        )()
 
     def __call__(self, params, state: FrameState, frames, grid, *, capacity: int | None = None):
         """Run one frame of each stream on the blocks that the grid selects.

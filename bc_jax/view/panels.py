@@ -1,6 +1,7 @@
 """One picture of everything that happens at a frame: six views side by side."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -42,7 +43,7 @@ def panel(
       palette: uint8 [classes, 3].
       class_names: a name for each class.
       figures: name -> value, shown in a strip on top; numbers get three significant digits.
-      title: stands left of the figures.
+      title: stands left of the figures, in two lines where it has no room in one.
       block_size: a block's side or (height, width) in pixels of the frame, where the frame was
         cropped and the last blocks reach beyond it; None: the blocks divide the frame.
       gain_max: the gain that gets the brightest colour; None: this frame's largest. A fixed one
@@ -174,17 +175,22 @@ def _strip_fonts(plan: _Plan):
     return font(round(17 * plan.scale)), font(round(25 * plan.scale), bold=True)
 
 
-def _title_room(plan: _Plan, title: str, figures: Mapping[str, str]) -> int:
-    if not title:
-        return 0
+def _title_lines(plan: _Plan, title: str, figures: Mapping[str, str]) -> tuple[list[str], int]:
+    """The title, in two lines where figures leave it no room for one, and its width."""
+    wide = _strip_fonts(plan)[1].getlength
     most = plan.column if figures else plan.size[1] - 2 * plan.gap
-    return min(most, round(_strip_fonts(plan)[1].getlength(title)))
+    words = title.split(" ")
+    lines = [title]
+    if wide(title) > most and len(words) > 1:
+        halves = ([" ".join(words[:n]), " ".join(words[n:])] for n in range(1, len(words)))
+        lines = min(halves, key=lambda pair: max(map(wide, pair)))
+    return lines, min(most, math.ceil(max(map(wide, lines))))
 
 
 def _cells(plan: _Plan, title: str, figures: Mapping[str, str]) -> list[tuple[int, int, int]]:
     """(row, x, width) of each figure, as wide as its name, a usual number or a short text."""
     small, large = _strip_fonts(plan)
-    taken = _title_room(plan, title, figures)
+    _, taken = _title_lines(plan, title, figures)
     left = plan.gap + (taken + 2 * plan.gap if taken else 0)
     right = plan.size[1] - plan.gap
     cells, row, x = [], 0, left
@@ -203,9 +209,10 @@ def _cells(plan: _Plan, title: str, figures: Mapping[str, str]) -> list[tuple[in
 def _draw_strip(draw, plan: _Plan, title: str, figures: Mapping[str, str]):
     """The title on the left, the figures beside it: a name above each value."""
     small, large = _strip_fonts(plan)
-    if title:
-        text = fit_text(title, large, _title_room(plan, title, figures) + 1)
-        draw.text((plan.gap, plan.strip // 2), text, _TEXT, large, anchor="lm")
+    lines, room = _title_lines(plan, title, figures)
+    for place, text in enumerate(lines):
+        y = plan.strip / 2 + (place - (len(lines) - 1) / 2) * plan.line
+        draw.text((plan.gap, y), fit_text(text, large, room), _TEXT, large, anchor="lm")
     cells = _cells(plan, title, figures)
     high = plan.strip / (1 + max((row for row, _, _ in cells), default=0))
     for (name, value), (row, x, wide) in zip(figures.items(), cells, strict=True):
