@@ -7,13 +7,10 @@ import jax.numpy as jnp
 
 from bc_jax import data
 from bc_jax.config import Config, ConfigError
-from bc_jax.models import Network, load, read_variables
+from bc_jax.models import TRAINED, Network, load, read_variables
 from bc_jax.policy import PolicyConfig
 from bc_jax.runner import Runner
 from bc_jax.sparse import BlockCopy
-
-# The networks that come with weights.
-TRAINED = ("espnet_cityscapes",)
 
 
 def network(config: Config) -> Network:

@@ -46,7 +46,7 @@ T = TypeVar("T")
 class ModelConfig:
     """Which network is run, and with which parameters."""
 
-    # The network, one of bc_jax.models.NAMES; espnet_cityscapes comes with its weights.
+    # The network, one of bc_jax.models.NAMES; espnet_cityscapes and swiftnet_street have weights.
     name: str = "espnet_cityscapes"
     # Fields of the network's module, such as num_classes 19.
     options: dict[str, int | float | str] = dataclasses.field(default_factory=dict, hash=False)

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bc_jax import command_line
-from bc_jax.build import TRAINED
 from bc_jax.measurement import DENSE, LEARNING, policy_of
+from bc_jax.models import TRAINED
 from bc_jax.results import markdown, write_text
 from bc_jax.view import Method, plot_methods
 

@@ -111,7 +111,7 @@ def load(case: Case) -> Loaded:
     if case.dtype not in get_args(Dtype):
         raise ValueError(f"dtype is {case.dtype!r}; possible are {', '.join(get_args(Dtype))}")
     dtype = jnp.dtype(case.dtype)
-    key = {} if case.model == "espnet_cityscapes" else {"key": jax.random.key(0)}
+    key = {} if case.model in models.TRAINED else {"key": jax.random.key(0)}
     network = models.load(case.model, dtype=dtype, **key)
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), network.params)
     rng = np.random.default_rng(0)

@@ -24,11 +24,7 @@ from bc_jax.config import (
 def get_config() -> Config:
     return Config(
         name="street_policy",
-        model=ModelConfig(
-            name="swiftnet_rn18",
-            options={"base_width": 24, "decoder_width": 64},
-            weights=None,
-        ),
+        model=ModelConfig(name="swiftnet_street"),
         blocks=BlockConfig(size=(128, 128)),
         policy=PolicyConfig.light(target=0.5),
         # 500 clips of 20 frames.

@@ -2,12 +2,13 @@
 
 from .deeplab import DeepLabV3Plus
 from .espnet import ESPNet
-from .network import NAMES, Network, load
+from .network import NAMES, TRAINED, Network, load
 from .swiftnet import SwiftNet
 from .variables import read_variables, write_variables
 
 __all__ = [
     "NAMES",
+    "TRAINED",
     "DeepLabV3Plus",
     "ESPNet",
     "Network",

@@ -103,23 +103,24 @@ def _train_function(module: nn.Module, normalise: _Normalisation) -> Callable:
     return train_fn
 
 
-def _espnet_weights() -> Variables:
-    """ESPNet p=2 q=8, trained on Cityscapes by its authors (see weights/ESPNET_LICENSE)."""
-    return read_variables(_WEIGHTS / "espnet_cityscapes.npz")
-
-
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """What `load` knows of a name: how to build the module, and whether weights come with it."""
+    """What `load` knows of a name: how to build the module, and which weights come with it."""
 
     module: Callable[..., nn.Module]
     normalise: _Normalisation
     stride: int
-    weights: Callable[[], Variables] | None = None
+    weights: str | None = None  # file in the folder of weights, whose README.md credits it
 
 
 _ENTRIES = {
-    "espnet_cityscapes": _Entry(ESPNet, _ESPNET, stride=1, weights=_espnet_weights),
+    "espnet_cityscapes": _Entry(ESPNet, _ESPNET, stride=1, weights="espnet_cityscapes.npz"),
+    "swiftnet_street": _Entry(
+        functools.partial(SwiftNet, "resnet18", base_width=24, decoder_width=64),
+        _IMAGENET,
+        stride=4,
+        weights="swiftnet_street.npz",
+    ),
     "swiftnet_rn18": _Entry(functools.partial(SwiftNet, "resnet18"), _IMAGENET, stride=4),
     "swiftnet_rn34": _Entry(functools.partial(SwiftNet, "resnet34"), _IMAGENET, stride=4),
     "swiftnet_rn50": _Entry(functools.partial(SwiftNet, "resnet50"), _IMAGENET, stride=4),
@@ -129,6 +130,8 @@ _ENTRIES = {
     ),
 }
 NAMES = tuple(_ENTRIES)
+# Those that come with weights.
+TRAINED = tuple(name for name, entry in _ENTRIES.items() if entry.weights)
 
 
 def load(
@@ -137,7 +140,7 @@ def load(
     """A network by name, with its parameters.
 
     Args:
-      name: one of `NAMES`. `espnet_cityscapes` has trained weights; the others start at random.
+      name: one of `NAMES`. Those in `TRAINED` have weights; the others start at random.
       key: a PRNG key for random parameters, where no trained ones come with the name.
       params: parameters to use instead, {'params': ..., 'batch_stats': ...}.
       **options: fields of the module, such as `dtype=jnp.bfloat16` or DeepLabV3+'s
@@ -156,7 +159,7 @@ def load(
     if params is None and entry.weights is not None:
         if key is not None:
             raise ValueError(f"{name} comes with its weights: it takes no key")
-        params = entry.weights()
+        params = read_variables(_WEIGHTS / entry.weights)
     if params is None:
         if key is None:
             raise ValueError(
