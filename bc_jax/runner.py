@@ -49,7 +49,7 @@ class CompiledSteps:
         self.init = jax.jit(steps.init, **options)
         self._decide = jax.jit(decide, static_argnames="learns", **options)
         self.choose = jax.jit(steps.choose, static_argnames="capacity", **options)
-        self._settle = jax.jit(steps.settle, **options)
+        self._settle = jax.jit(steps.settle, static_argnames="capacity", **options)
         self.learn = jax.jit(steps.learn, donate_argnums=0, **options)
 
     def decide(self, state: RunnerState, frames, reset, **options):
@@ -57,7 +57,7 @@ class CompiledSteps:
         after, decision = self._decide(state, frames, reset, **options)
         return after.replace(policy=state.policy), decision
 
-    def settle(self, state: RunnerState, decision: Decision, memory: FrameState):
+    def settle(self, state: RunnerState, decision: Decision, memory: FrameState, *, capacity: int):
         """`Steps.settle` of what `decide` returned, and the next state with its memory."""
         policy = state.policy
         if policy is not None:  # what only learning changes
@@ -65,7 +65,7 @@ class CompiledSteps:
                 name: getattr(policy, name) for name in ("params", "batch_stats", "opt_state")
             }
             state = state.replace(policy=policy.replace(**dict.fromkeys(learnt)))
-        state, outcome = self._settle(state, decision, memory)
+        state, outcome = self._settle(state, decision, memory, capacity=capacity)
         if policy is not None:
             state = state.replace(policy=state.policy.replace(**learnt))
         return state.replace(frame_state=memory), outcome
@@ -183,7 +183,9 @@ class Runner:
         )
         jax.block_until_ready(memory)
         clock = self._lap("network", clock)
-        self.state, self.outcome = self._pieces.settle(after, self.decision, memory)
+        self.state, self.outcome = self._pieces.settle(
+            after, self.decision, memory, capacity=capacity
+        )
         jax.block_until_ready(self.outcome)
         self.times["policy"] += time.perf_counter() - clock
         self.times["learning"] = 0.0

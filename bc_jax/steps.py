@@ -16,7 +16,7 @@ from flax import struct
 from bc_jax import policy as policies
 from bc_jax.policy import Observation, PolicyConfig, PolicyState
 from bc_jax.policy.inputs import resize_nearest
-from bc_jax.sparse import BlockCopy, FrameState
+from bc_jax.sparse import BlockCopy, Blocks, FrameState, block_index, split
 
 BASELINES = ("all", "none", "random", "difference", "oracle")
 
@@ -245,7 +245,7 @@ class Steps:
         frame_state = self.sparse.advance(
             params, state.frame_state, frames, grid, capacity=capacity
         )
-        state, outcome = self.settle(state, decision, frame_state)
+        state, outcome = self.settle(state, decision, frame_state, capacity=capacity)
         return state.replace(frame_state=frame_state), outcome
 
     def choose(self, decision: Decision, frames, *, capacity: int):
@@ -262,8 +262,20 @@ class Steps:
         frames = jnp.where(decision.allowed[..., None], frames, jnp.zeros((), frames.dtype))
         return grid, frames
 
-    def settle(self, state: RunnerState, decision: Decision, frame_state: FrameState):
-        """Measure what the execution gained; all of the next state but its `frame_state`."""
+    def settle(
+        self, state: RunnerState, decision: Decision, frame_state: FrameState, *, capacity: int
+    ):
+        """Measure what the execution gained; all of the next state but its `frame_state`.
+
+        Args:
+            state: what `decide` returned.
+            decision: likewise.
+            frame_state: after the execution.
+            capacity: K, static, that it was executed with.
+
+        Returns:
+            The state, and the Outcome.
+        """
         grid = frame_state.grid
         seen = self._see(frame_state)
         if self.policy == "oracle":
@@ -272,8 +284,7 @@ class Steps:
         gain = jnp.zeros(grid.shape, jnp.float32)
         policy, running_gain = state.policy, state.running_gain
         if self.learns:
-            gain = policies.information_gain(state.seen, seen, grid.shape[1:], self._policy)
-            gain = jnp.where(grid, gain, 0)
+            gain = self._gain(state.seen, seen, grid, capacity)
             # All of a stream's first frame is new: that tells nothing of its blocks.
             counts = decision.counts[:, None, None]
             running_gain = policies.next_running_gain(running_gain, grid & counts, gain)
@@ -321,6 +332,14 @@ class Steps:
             due = state.frame % self.train_interval == 0
             state = state.replace(policy=jax.lax.cond(due, learnt, lambda p: p, state.policy))
         return state, outcome
+
+    def _gain(self, before: jax.Array, after: jax.Array, grid: jax.Array, capacity: int):
+        """What each executed block gained, and 0 for the others: float32 [N, Gh, Gw]."""
+        blocks = Blocks(block_index(grid, capacity=capacity), grid.shape)
+        tiles = (split(seen, blocks) for seen in (before, after))
+        gain = policies.information_gain(*tiles, (1, 1), self._policy).reshape(-1)
+        none = jnp.zeros(blocks.total, jnp.float32)
+        return none.at[blocks.index].set(gain, mode="drop").reshape(grid.shape)
 
     def _see(self, frame_state: FrameState) -> jax.Array:
         """The logits at the resolution where gain is measured: every so many rows and columns."""

@@ -128,7 +128,7 @@ def _policy_calls(steps: Steps, loaded: Loaded, grids: list[jax.Array]):
     # As though the policy had drawn these grids.
     drawn = decision.replace(looked=None)
     decided = itertools.cycle([drawn.replace(sampled=grid) for grid in grids])
-    _, outcome = pieces.settle(after, next(decided), memory)
+    _, outcome = pieces.settle(after, next(decided), memory, capacity=executed)
     policy = jax.tree.map(jnp.copy, state.policy)
     frames = itertools.cycle(loaded.frames)
 
@@ -140,7 +140,7 @@ def _policy_calls(steps: Steps, loaded: Loaded, grids: list[jax.Array]):
     def bookkeeping():
         decision = next(decided)
         chosen = pieces.choose(decision, next(frames), capacity=executed)
-        return chosen, pieces.settle(after, decision, memory)
+        return chosen, pieces.settle(after, decision, memory, capacity=executed)
 
     def learning():
         nonlocal policy

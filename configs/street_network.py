@@ -2,9 +2,9 @@
 
     python train.py --config configs/street_network.py
 
-Cost: three quarters of an hour on 2 CPU cores, 2 GB; with others on the machine, as in the run whose log
-is bc_jax/models/weights/swiftnet_street.csv.
-Expect: 69.2 % mIoU on the last frames of 100 clips of street:val (swiftnet_street.json beside it).
+Cost: three quarters of an hour on 2 CPU cores that others shared, 2 GB.
+Expect: 69.2 % mIoU on the last frames of 100 clips of street:val. The log of the run that made the
+weights is bc_jax/models/weights/swiftnet_street.csv, its mIoU by class swiftnet_street.json.
 """
 
 from bc_jax.config import Config, ModelConfig, TaskConfig, TrainConfig

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bc_jax import PolicyConfig, Runner, Steps, blockcopy
+from bc_jax.policy import information_gain
 from bc_jax.runner import capacities
 
 BLOCK, GRID = 16, (2, 3)
@@ -97,6 +98,20 @@ def test_scan_is_the_loop(policy):
 # The constrained objective's gradient by what only raises every logit is exactly 0; rounding makes
 # something of it, which differs from program to program, and RMSprop a step. The paper's has none.
 PAPER = dataclasses.replace(POLICY, objective="paper", prior=False)
+
+
+@pytest.mark.parametrize("gain", ["kl", "tv", "change"])
+def test_the_gain_of_executed_blocks_is_that_of_the_whole_frame(gain):
+    policy = dataclasses.replace(POLICY, gain=gain, gain_scale=1.0)
+    steps = Steps(blockcopy(network, BLOCK), policy)
+    before, after = jax.random.normal(jax.random.key(0), (2, 2, *SIZE, 5))
+    whole = information_gain(before, after, GRID, policy)
+    for executed in (0, 1, 5, 12):
+        order = jax.random.permutation(jax.random.key(executed), 12)
+        grid = (order < executed).reshape(2, *GRID)
+        for capacity in (max(1, executed), 12):
+            found = steps._gain(before, after, grid, capacity)
+            np.testing.assert_allclose(found, jnp.where(grid, whole, 0), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("policy", [POLICY, PAPER, dataclasses.replace(PAPER, prior=True)])
