@@ -201,6 +201,12 @@ def test_update_is_torch_rmsprop_on_the_reinforce_gradient(config, jitted):
         state, _ = jitted["learn"](state, observation, grid, grid, new, config)
         state = track(state, grid, config)
         np.testing.assert_allclose(state.multiplier, price, rtol=1e-5)
+        if config.objective == "constrained":
+            # The budget takes away what raises all logits alike: this gradient is rounding, and
+            # RMSprop divides it by its own size.
+            bias = gradient["network"]["logit"]["bias"]
+            np.testing.assert_allclose(bias, 0, atol=1e-6)
+            params["network"]["logit"]["bias"] = state.params["network"]["logit"]["bias"]
         for ours, expected in zip(
             jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True
         ):
