@@ -31,6 +31,9 @@ def get_config() -> Config:
         data=DataConfig(source="street:train/0-499", size=(512, 1024)),
         train=TrainConfig(train_interval=3, checkpoint_every=1000),
         evaluate=EvaluateConfig(
-            source="street:val/0-99", policies=("random", "difference", "learned"), warm_up=40
+            source="street:val/0-99",
+            policies=("random", "difference", "learned"),
+            warm_up=40,
+            picture=115,
         ),
     )
