@@ -101,8 +101,8 @@ def read_run(folder: str | Path, tflops: float | None = None) -> Run:
         ) from error
     if not labelled:
         raise ValueError(
-            f"{folder} was measured on {source}, where no clip's last frame has labels: Table 1 "
-            "needs mIoU"
+            f"{folder} has no clip of {source} measured to its last frame with labels, whose mIoU "
+            "Table 1 needs"
         )
     return Run(folder, _data_set(source, about["frame_size"]), about, tflops)
 

@@ -160,7 +160,7 @@ def test_what_is_no_run_is_told(street, tmp_path, capsys, monkeypatch, root):
     for row in about["rows"]:
         row["labelled_last_frames"] = 0
     results.write_text(json.dumps(about))
-    assert "no clip's last frame has labels" in said(tmp_path)
+    assert "measured to its last frame with labels" in said(tmp_path)
     assert not (tmp_path / "out").exists()
     monkeypatch.chdir(root)
     monkeypatch.setattr(build, "network", plain_network)
