@@ -17,8 +17,19 @@ def network(config: Config) -> Network:
     """The network of `config.model`; without weights of its own, random ones from the seed.
 
     Raises:
-        ConfigError: the options or the weights are not the network's.
+        ConfigError: the options or the weights are not the network's, or it refuses a frame that is
+            one block.
     """
+    found = _load(config)
+    block = jax.ShapeDtypeStruct((1, *config.blocks.size, 3), jnp.uint8)
+    try:
+        jax.eval_shape(found.apply_fn, found.params, block)
+    except ValueError as error:
+        raise ConfigError(f"blocks.size {config.blocks.size}: {error}") from error
+    return found
+
+
+def _load(config: Config) -> Network:
     model = config.model
     options = {**model.options, "dtype": jnp.dtype(model.dtype)}
     try:
@@ -56,7 +67,12 @@ def evaluation_start(config: Config) -> int:
 
 
 def _source(config: Config, spec: str, start: int, frames: int | None) -> data.Source:
-    return data.open_source(spec, size=config.data.size, start=start, frames=frames)
+    try:
+        return data.open_source(spec, size=config.data.size, start=start, frames=frames)
+    except ValueError as error:
+        if not start:
+            raise
+        raise ConfigError(f"{error}; data.start and evaluate.start say where to begin") from error
 
 
 def runner(

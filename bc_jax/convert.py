@@ -281,7 +281,7 @@ def load_state_dict(path: str) -> dict[str, np.ndarray]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Convert a PyTorch checkpoint to the variables of a Flax module."""
-    parser = argparse.ArgumentParser(prog="python -m bc_jax.convert", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="bc-jax convert", description=main.__doc__)
     parser.add_argument("--model", required=True, choices=ARCHITECTURES)
     parser.add_argument("--num-classes", type=int, help="if not the model's usual number")
     source = parser.add_mutually_exclusive_group(required=True)

@@ -86,8 +86,9 @@ class Progress:
         self._tty = self._stream.isatty()
         self._pause = interval if self._tty else pause
         self._clock = clock
-        self._began = clock()
+        self._began = self._counted = clock()
         self._shown = float("-inf")
+        self._noted: float | None = None  # since when something else than steps goes on
         self._width = 0
         self._text = ""
 
@@ -100,6 +101,9 @@ class Progress:
           note: what is going on, such as compiling; shown at once.
         """
         now = self._clock()
+        if self._noted is not None:  # what took once does not count for the time left
+            self._counted += now - self._noted
+        self._noted = now if note else None
         if not note and step != self.total and now - self._shown < self._pause:
             return
         self._shown = now
@@ -123,9 +127,9 @@ class Progress:
     def _left(self, step: int, now: float) -> str:
         if self.total is None or step <= self.start:
             return ""
-        took = now - self._began
         if step >= self.total:
-            return f"{_duration(took)} in all"
+            return f"{_duration(now - self._began)} in all"
+        took = now - self._counted
         return f"{_duration(took / (step - self.start) * (self.total - step))} left"
 
     def _draw(self, text: str) -> None:

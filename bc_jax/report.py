@@ -310,7 +310,7 @@ def _config_of_checkpoints(directory: Path) -> dict:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page of each run that is named."""
-    parser = argparse.ArgumentParser(prog="bc_jax.report", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="bc-jax report", description=main.__doc__)
     parser.add_argument("run", nargs="+", help="folder of a run, such as runs/quickstart")
     with command_line.errors_told():
         for run in parser.parse_args(argv).run:

@@ -85,8 +85,8 @@ def notes(evaluation: Evaluation) -> str:
     policies = {row.policy for row in evaluation.rows.values()}
     matched = [name for name in MATCHED if name in policies]
     lines = [
-        f"Dense is the fastest of: {versions}. Times are medians per frame; 'whole' is policy, "
-        "network and learning; speedup compares it with dense.",
+        f"Dense is the version that was the fastest beforehand: {versions}. Times are medians per "
+        "frame; 'whole' is policy, network and learning; speedup compares it with dense.",
         "Agreement: pixels of the dense network's class. Gap closed: (random - policy) / "
         "(random - oracle) in disagreement. The first frame, all executed, counts nowhere.",
     ]

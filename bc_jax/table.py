@@ -331,7 +331,7 @@ def _normalised(ms: float | None, tflops: float | None) -> float | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write Table 1 with the rows of the runs that are named."""
-    parser = argparse.ArgumentParser(prog="bc_jax.table", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="bc-jax table", description=main.__doc__)
     parser.add_argument("run", nargs="+", help="folder of an evaluation, such as runs/mine")
     parser.add_argument("--output", required=True, help="folder to write to")
     parser.add_argument(

@@ -13,10 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from transformers import FlaxResNetModel, ResNetConfig
 
 import bc_jax
 from bc_jax.data import open_source
+
+try:
+    from transformers import FlaxResNetModel, ResNetConfig
+except ImportError as error:
+    raise SystemExit(f"{error}: pip install 'bc_jax[hugging-face]'") from error
 
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 

@@ -33,7 +33,10 @@ def main(argv: list[str] | None = None, network: models.Network | None = None) -
     runner = bc_jax.Runner(
         network.apply_fn, network.params, block_size=given.block, policy=policy
     )  # fmt: skip
-    source = open_source(given.source, size=given.size, frames=given.frames)
+    try:
+        source = open_source(given.source, size=given.size, frames=given.frames)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
     count = 0
     with displayed(given.display) as show, command_line.stopping() as asked_to_stop:
         for frame in source:

@@ -167,6 +167,19 @@ def ticking(seconds):
     return lambda: next(times)
 
 
+def test_compiling_does_not_count_for_the_time_left():
+    stream, now = io.StringIO(), [0.0]
+    with Progress(10, stream=stream, pause=0.0, clock=lambda: now[0]) as progress:
+        progress.update(0, note="compiling, once")
+        for step in range(1, 11):
+            now[0] += 101.0 if step == 1 else 1.0
+            progress.update(step)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "0/10  compiling, once"
+    assert lines[2] == "2/10  0:04 left"
+    assert lines[-1] == "10/10  1:50 in all"
+
+
 def test_progress_on_a_terminal_is_drawn_over_itself_and_not_too_often():
     stream = Terminal()
     with Progress(10, stream=stream, interval=2.0, clock=ticking(1.0)) as progress:

@@ -344,7 +344,7 @@ def test_load_takes_parameters_and_names_those_that_do_not_fit(tmp_path):
 
 
 def test_load_says_what_is_possible():
-    with pytest.raises(ValueError, match=r"'swiftnet'.*espnet_cityscapes, swiftnet_rn18"):
+    with pytest.raises(ValueError, match=r"'swiftnet'.*espnet_cityscapes, swiftnet_street, swift"):
         load("swiftnet")
     with pytest.raises(ValueError, match="no weights of its own: give key="):
         load("swiftnet_rn18")

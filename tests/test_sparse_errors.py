@@ -46,7 +46,13 @@ def test_frame_height_that_is_no_multiple_of_the_block():
     with pytest.raises(ValueError) as error:
         jax.eval_shape(sparse.init, params(), frames)
     says(error, "frame height 1080 is not a multiple of the block height 128")
-    says(error, "pad to 1152", "block_size=(120, 128)")
+    says(error, "pad to 1152x1920", "block_size=(120, 128)")
+
+
+def test_the_block_that_is_offered_fits_both_sides():
+    with pytest.raises(ValueError) as error:
+        bc_jax.blockcopy(network, block_size=60).grid_shape(np.zeros((1, 256, 384, 3)))
+    says(error, "pad to 300x420 (bc_jax.data.pad_to_blocks)", "block_size=(64, 64)")
 
 
 def test_frame_width_that_is_no_multiple_of_the_block():
@@ -54,7 +60,10 @@ def test_frame_width_that_is_no_multiple_of_the_block():
     with pytest.raises(ValueError) as error:
         sparse.init(params(), np.zeros((1, 32, 40, 3), np.float32))
     says(
-        error, "frame width 40 is not a multiple of the block width 16", "pad to 48", "block_size="
+        error,
+        "frame width 40 is not a multiple of the block width 16",
+        "pad to 32x48",
+        "block_size=",
     )
 
 

@@ -157,7 +157,7 @@ class Report:
             for each, times in Counter(named).items():
                 lines.append(f"  {each}" + (f", {times} times" if times > 1 else ""))
         advice = self.advice()
-        lines += ["", "for more speed:" if advice else "no fallback, halo or tile to better"]
+        lines += ["", "for more speed:" if advice else "nothing is worth changing for more speed"]
         return "\n".join([*lines, *(f"  - {each}" for each in advice)])
 
 

@@ -70,7 +70,7 @@ class BlockCopy:
             raise ValueError(f"frames must be [N, H, W, C]; got shape {shape}")
         for name, size, block in zip(("height", "width"), shape[1:3], self.block_size, strict=True):
             if size % block or not size:
-                raise ValueError(_not_whole(name, size, block, self.block_size))
+                raise ValueError(_not_whole(name, shape[1:3], self.block_size))
         return shape[0], shape[1] // self.block_size[0], shape[2] // self.block_size[1]
 
     def init(self, params, frames) -> FrameState:
@@ -285,17 +285,23 @@ def _finish(context: Context, result, kept: jax.Array) -> jax.Array:
     return jnp.transpose(array, inverse(order))
 
 
-def _not_whole(name: str, size: int, block: int, block_size) -> str:
-    padded = -(-size // block) * block
-    # A block that many strides divide, if there is one.
-    divisors = [d for d in range(1, size + 1) if size % d == 0]
-    near = [d for d in divisors if d % 8 == 0] or divisors
-    fits = min(near, key=lambda d: (abs(d - block), -d))
-    other = (fits, block_size[1]) if name == "height" else (block_size[0], fits)
+def _not_whole(name: str, size: tuple[int, int], block_size: tuple[int, int]) -> str:
+    side, block = (pair[name == "width"] for pair in (size, block_size))
+    padded = tuple(-(-s // b) * b for s, b in zip(size, block_size, strict=True))
+    fits = tuple(map(_near_divisor, size, block_size))
     return (
-        f"frame {name} {size} is not a multiple of the block {name} {block}; "
-        f"pad to {padded} or use block_size={other}"
+        f"frame {name} {side} is not a multiple of the block {name} {block}; pad to "
+        f"{padded[0]}x{padded[1]} (bc_jax.data.pad_to_blocks) or use block_size={fits}"
     )
+
+
+def _near_divisor(side: int, block: int) -> int:
+    """A block's side, or the divisor of the frame's that is nearest, best one that strides divide."""
+    if side % block == 0:
+        return block
+    divisors = [d for d in range(1, side + 1) if side % d == 0]
+    near = [d for d in divisors if d % 32 == 0] or [d for d in divisors if d % 8 == 0] or divisors
+    return min(near, key=lambda d: (abs(d - block), -d))
 
 
 def _array(value):
