@@ -296,7 +296,7 @@ def _not_whole(name: str, size: tuple[int, int], block_size: tuple[int, int]) ->
 
 
 def _near_divisor(side: int, block: int) -> int:
-    """A block's side, or the divisor of the frame's that is nearest, best one that strides divide."""
+    """The divisor of a frame's side that is nearest to a block's, best one that strides divide."""
     if side % block == 0:
         return block
     divisors = [d for d in range(1, side + 1) if side % d == 0]
