@@ -223,8 +223,8 @@ class Evaluation:
             return lambda blocks: float(self.report.macs)
         steps = row.runner.steps
         policy = steps.policy_macs(row.runner.decision.observation)
-        # Learning looks at a frame once more, and its gradient costs as much as two looks.
-        policy *= 1 + 3 / steps.train_interval if row.runner.learning else 1
+        # Learning keeps the look that it was sampled from; its gradient costs as much as two looks.
+        policy *= 1 + 2 / steps.train_interval if row.runner.learning else 1
         return lambda blocks: self.report.macs_at(blocks) + policy
 
 
