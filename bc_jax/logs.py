@@ -90,7 +90,6 @@ class Progress:
         self._shown = float("-inf")
         self._noted: float | None = None  # since when something else than steps goes on
         self._width = 0
-        self._text = ""
 
     def update(self, step: int, figures: Mapping[str, float] | None = None, note: str = "") -> None:
         """Shows that `step` steps are done; where it is too soon, nothing.

@@ -10,7 +10,6 @@ import argparse
 import base64
 import html
 import json
-import os
 import string
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bc_jax import command_line
+from bc_jax.files import write_text
 from bc_jax.results import cells
 from bc_jax.view import TITLES, plot_log, plot_times
 from bc_jax.view.plots import read_log
@@ -84,9 +84,7 @@ def write(directory: str | Path) -> Path:
         viridis=", ".join(_colour(value) for value in np.linspace(0, 1, 9)),
     )
     path = directory / NAME
-    unfinished = path.with_name(f".{NAME}.{os.getpid()}")
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, page)
     return path
 
 

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from bc_jax.config import Config, to_json
 from bc_jax.evaluation import Evaluation
+from bc_jax.files import write_text
 from bc_jax.film import Wanted
 from bc_jax.measurement import DENSE, LEARNING, MATCHED, Measurement, Row, policy_of
 from bc_jax.provenance import provenance
@@ -209,13 +209,6 @@ def _figure(value):
     if isinstance(value, bool):
         return int(value)
     return "" if value != value else value  # not a number: nothing is known
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole, or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def _cell(value, form: str, unit: float) -> str:

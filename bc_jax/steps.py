@@ -322,16 +322,18 @@ class Steps:
         policy = state.policy
         state, decision = self.decide(state, frames, reset)
         state, outcome = self.execute(params, state, decision, frames, capacity=capacity)
+        if not self.learns:
+            return state, outcome
 
         def learnt(now):
             # Looked at once more, in these frames alone: a look to learn from is dear to keep.
             looked = policies.look(policy, decision.observation, self._policy)
             return self.learn(now, decision.replace(looked=looked), outcome)[0]
 
-        if self.learns:
-            due = state.frame % self.train_interval == 0
-            state = state.replace(policy=jax.lax.cond(due, learnt, lambda p: p, state.policy))
-        return state, outcome
+        due = state.frame % self.train_interval == 0
+        return state.replace(
+            policy=jax.lax.cond(due, learnt, lambda kept: kept, state.policy)
+        ), outcome
 
     def _gain(self, before: jax.Array, after: jax.Array, grid: jax.Array, capacity: int):
         """What each executed block gained, and 0 for the others: float32 [N, Gh, Gw]."""

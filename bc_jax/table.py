@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bc_jax import command_line
+from bc_jax.files import write_text
 from bc_jax.measurement import DENSE, LEARNING, policy_of
 from bc_jax.models import TRAINED
-from bc_jax.results import markdown, write_text
+from bc_jax.results import markdown
 from bc_jax.view import Method, plot_methods
 
 QUOTED = "quoted from the supplement"

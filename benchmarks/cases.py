@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -15,6 +14,7 @@ import numpy as np
 from bc_jax import bench, models
 from bc_jax.bench import cycle
 from bc_jax.config import Dtype
+from bc_jax.files import write_text
 from bc_jax.programs import dense_programs, sparse_program
 from bc_jax.provenance import provenance
 from bc_jax.sparse import BlockCopy, blockcopy, keep_memory
@@ -163,7 +163,5 @@ def write_rows(path: str | Path, rows: list[dict], **more) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps({"environment": provenance(), **more, "rows": rows}, indent=1)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(content + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, content + "\n")
     return path

@@ -12,14 +12,16 @@ import time
 import jax
 import numpy as np
 
-from bc_jax import build, command_line, report, results, training
+from bc_jax import build, command_line, report, training
 from bc_jax.checkpoint import Checkpointer
 from bc_jax.config import Config, ConfigError, to_json
 from bc_jax.data.labels import CLASSES
 from bc_jax.data.pipeline import Augmentation, TrainingBatches
+from bc_jax.files import write_text
 from bc_jax.logs import Logger
 from bc_jax.metrics import class_iou, miou
 from bc_jax.models import read_variables, write_variables
+from bc_jax.provenance import provenance
 from bc_jax.sparse import compiler_options
 from bc_jax.supervised.learner import TaskLearner, TaskState, learning_rate
 from bc_jax.supervised.validation import Validation, class_table, labelled_frames
@@ -190,7 +192,7 @@ def _finish(config: Config, state: TaskState, validation: Validation) -> None:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "bytes": path.stat().st_size,
         "config": json.loads(to_json(config)),
-        **results.provenance(),
+        **provenance(),
     }
     text = json.dumps(found, indent=2, allow_nan=False) + "\n"
-    (config.directory / "validation.json").write_text(text, encoding="utf-8")
+    write_text(config.directory / "validation.json", text)

@@ -71,11 +71,9 @@ class TaskConfig:
     def __post_init__(self):
         check_types(self, "task")
         check_at_least(self, "task", 0, "workers", "warm_up", "weight_decay")
-        check_at_least(
-            *(self, "task", 1, "steps", "batch_size", "frames_per_clip", "crops_per_frame"),
-            *("batches_per_clip", "validate_every", "validation_frames", "final_frames"),
-            "loss_stride",
-        )
+        counts = ("steps", "batch_size", "frames_per_clip", "crops_per_frame", "batches_per_clip")
+        counts += ("loss_stride", "validate_every", "validation_frames", "final_frames")
+        check_at_least(self, "task", 1, *counts)
         if any(side % self.loss_stride for side in self.crop):
             raise ConfigError(
                 f"task.crop {self.crop} has a side that task.loss_stride {self.loss_stride} does "

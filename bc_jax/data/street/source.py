@@ -54,7 +54,8 @@ def parse(spec: str, size: tuple[int, int] | None) -> tuple[StreetConfig, str, i
     return StreetConfig(**values), split, start, stop - start + 1
 
 
-# To lay out a clip takes as long as to draw many frames of it; a training batch has several clips.
+# To lay out a clip takes as long as to draw many frames of it. Those in which reading begins are
+# kept, for whoever comes back to them, as training does, whose batches have several clips in turn.
 _clip = functools.lru_cache(maxsize=8)(Clip)
 
 
@@ -67,10 +68,12 @@ def open_street(spec: str, size: tuple[int, int] | None = None) -> Source:
             raise ValueError(
                 f"{spec}: start {skip} is beyond its end: it has {clips * config.frames} frames"
             )
-        for at in range(skip, clips * config.frames):
-            index, t = first + at // config.frames, at % config.frames
-            frame = _clip(config, split, index).frame(t)
-            yield Labelled(frame.image, frame.labels)
+        for number in range(skip // config.frames, clips):
+            begins = number == skip // config.frames
+            clip = (_clip if begins else Clip)(config, split, first + number)
+            for t in range(skip % config.frames if begins else 0, config.frames):
+                frame = clip.frame(t)
+                yield Labelled(frame.image, frame.labels)
 
     plain = StreetConfig()
     settings = [
