@@ -39,9 +39,10 @@ _convolve.defvjp(_forward, _backward)
 def kernel_gradient(x, cotangent, size, strides, padding) -> jax.Array:
     """Returns the gradient of a convolution's kernel: [kh, kw, C, D].
 
-    A product of the input, its kw columns side by side, with the cotangent, its shifts by a row
-    side by side: [kw C, rows] by [rows, kh D], one for each row of the stride. Neither side is
-    as wide as the patches that the kernel sees, and both are wide enough for a fast product.
+    A product of the input, its kw columns one below the other, with the cotangent, its shifts by
+    a row side by side: [kw C, pixels] by [pixels, kh D], one for each row of the stride. Neither
+    side is as large as the patches that the kernel sees, both are wide enough for a fast product,
+    and the input lies as a product reads it fastest, channels first.
 
     Args:
       x: the input [N, H, W, C].
@@ -52,19 +53,19 @@ def kernel_gradient(x, cotangent, size, strides, padding) -> jax.Array:
     """
     (_, h, w, features), channels = cotangent.shape, x.shape[-1]
     (kh, kw), (down, right) = size, strides
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    x = jnp.pad(jnp.transpose(x, (3, 0, 1, 2)), ((0, 0), (0, 0), *padding))
     gradient = [None] * kh
     for first in range(min(kh, down)):
         rows = range(first, kh, down)  # of the kernel, that meet the same rows of the input
         shifts = len(rows)
-        met = x[:, first : first + (h + shifts - 2) * down + 1 : down]
-        met = [met[:, :, j : j + (w - 1) * right + 1 : right] for j in range(kw)]
-        met = jnp.concatenate(met, axis=-1).reshape(-1, kw * channels)
+        met = x[:, :, first : first + (h + shifts - 2) * down + 1 : down]
+        met = [met[..., j : j + (w - 1) * right + 1 : right] for j in range(kw)]
+        met = jnp.concatenate(met).reshape(kw * channels, -1)
         shifted = [
             jnp.pad(cotangent, ((0, 0), (t, shifts - 1 - t), (0, 0), (0, 0))) for t in range(shifts)
         ]
         shifted = jnp.concatenate(shifted, axis=-1).reshape(-1, shifts * features)
-        product = (met.T @ shifted).reshape(kw, channels, shifts, features)
+        product = (met @ shifted).reshape(kw, channels, shifts, features)
         for t, row in enumerate(rows):
             gradient[row] = product[:, :, t]
     return jnp.stack(gradient)
