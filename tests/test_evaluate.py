@@ -20,7 +20,7 @@ from bc_jax.config import Config, DataConfig, PolicyConfig
 from bc_jax.measurement import Measurement, Row, close_gaps, summary
 
 SETTINGS = ("--config", "configs/debug.py", "--data.frames", "6")
-POLICIES = ("all", "random", "difference", "learned", "oracle")
+POLICIES = ("all", "random", "static", "difference", "learned", "oracle")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_results_hold_every_row_and_figure(evaluated):
     assert rows["all"]["macs_per_frame"] == rows["dense"]["macs_per_frame"]
     assert rows["learned"]["executed_fraction"] < 0.9
     assert rows["learned"]["ms_learning"] > 0
-    for name in ("random", "difference", "oracle"):  # at equal compute
+    for name in ("random", "static", "difference", "oracle"):  # at equal compute
         assert rows[name]["executed_fraction"] == rows["learned"]["executed_fraction"]
         assert rows[name]["macs_per_frame"] < rows["learned"]["macs_per_frame"]
     assert document["config"]["name"] == "debug"
