@@ -181,6 +181,13 @@ def test_a_foreign_checkpoint_is_told(root, evaluated, capsys):
     assert "blocks.size was (32, 32) and is (16, 16)" in said
 
 
+def test_blocks_that_the_network_cannot_have_are_told(root, capsys):
+    given = ("--config", "configs/quickstart.py", "--blocks.size", "64", "20")
+    code, said = failure(root, capsys, *given)
+    assert (code, "blocks.size is (64, 20)" in said) == (1, True)
+    assert "espnet_cityscapes takes frames whose sides are multiples of 8; give (64, 24)" in said
+
+
 def test_a_missing_or_damaged_checkpoint_is_told(root, tmp_path, capsys):
     code, said = failure(root, capsys, *SETTINGS, "--checkpoint", tmp_path / "none")
     assert (code, "there is no directory" in said) == (1, True)
