@@ -23,7 +23,7 @@ lint: venv
 
 # The pages of docs/ as a site in site/, their figures drawn anew.
 docs: venv
-	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/figures.py
 	$(BIN)/python -m mkdocs build --strict
 

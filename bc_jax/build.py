@@ -17,15 +17,16 @@ def network(config: Config) -> Network:
     """The network of `config.model`; without weights of its own, random ones from the seed.
 
     Raises:
-        ConfigError: the options or the weights are not the network's, or it refuses a frame that is
-            one block.
+        ConfigError: the options or the weights are not the network's, or frames of whole blocks
+            are not of a size that it takes.
     """
-    found = _load(config)
-    block = jax.ShapeDtypeStruct((1, *config.blocks.size, 3), jnp.uint8)
-    try:
-        jax.eval_shape(found.apply_fn, found.params, block)
-    except ValueError as error:
-        raise ConfigError(f"blocks.size {config.blocks.size}: {error}") from error
+    found, size = _load(config), config.blocks.size
+    possible = data.padded_size(size, found.multiple)
+    if possible != size:
+        raise ConfigError(
+            f"blocks.size is {size}, and {found.name} takes frames whose sides are multiples of "
+            f"{found.multiple}; give {possible}"
+        )
     return found
 
 

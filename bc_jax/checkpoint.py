@@ -8,7 +8,6 @@ that no file names, which the next save removes. One process writes to a directo
 
 import dataclasses
 import json
-import os
 import re
 import secrets
 import shutil
@@ -20,6 +19,8 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+
+from bc_jax.files import UNFINISHED, write_text
 
 FORMAT, VERSION = "bc_jax checkpoint", 1
 _FILE = re.compile(r"(\d{8,})\.json")
@@ -117,7 +118,7 @@ class Checkpointer:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
             _write_arrays(self.directory / folder, arrays)
-            _replace(self._file(step), text)
+            write_text(self._file(step), text)
         except OSError as error:
             raise CheckpointError(f"cannot write to {self.directory}: {error}") from error
         for other in [*later, *[s for s in self.steps() if s <= step][: -self.keep]]:
@@ -244,7 +245,7 @@ class Checkpointer:
         for path in self.directory.iterdir():
             if _FOLDER.fullmatch(path.name) and path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name.endswith(".json.partial"):
+            elif UNFINISHED.fullmatch(path.name):
                 path.unlink(missing_ok=True)
 
 
@@ -338,18 +339,3 @@ def _target(leaf: _Leaf) -> np.ndarray:
         words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=leaf.key)))
         return np.zeros(leaf.shape + words.shape, words.dtype)
     return np.zeros(leaf.shape, np.dtype(leaf.dtype))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a text file in one step: whoever looks sees all of it or none."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

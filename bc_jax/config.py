@@ -17,6 +17,7 @@ from typing import Annotated, Literal, NoReturn, TypeVar
 
 from bc_jax.models import NAMES
 from bc_jax.policy import PolicyConfig
+from bc_jax.policy.baselines import NAMES as BASELINES
 from bc_jax.supervised import TaskConfig
 from bc_jax.typed import ConfigError, check_at_least, check_types, decode_json, to_json
 
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-PolicyName = Literal["all", "none", "random", "difference", "learned", "paper", "oracle"]
+PolicyName = Literal[*BASELINES, "learned", "paper"]
 
 T = TypeVar("T")
 

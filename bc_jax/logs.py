@@ -1,12 +1,15 @@
 """What a long run says: a CSV file of figures, and a progress line on the terminal."""
 
 import csv
+import io
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
+
+from bc_jax.files import write_text
 
 
 class MetricsFile:
@@ -29,11 +32,10 @@ class MetricsFile:
         if rows:
             self._columns = rows[0]
             self.rows = len(rows) - 1
-        # In one rename: a run killed while it resumes keeps the file.
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-        os.replace(partial, self.path)
+        # In one step: a run killed while it resumes keeps the file.
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        write_text(self.path, text.getvalue())
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Adds a row.

@@ -12,7 +12,7 @@ from bc_jax.metrics import miou
 from bc_jax.runner import Runner
 
 LEARNING = ("learned", "paper")
-MATCHED = ("random", "difference", "oracle")
+MATCHED = ("random", "static", "difference", "oracle")
 DENSE = "dense"
 
 

@@ -100,7 +100,7 @@ class Runner:
             params: its parameters.
             block_size: pixels per block, or (height, width); what `blockcopy` returned has its own.
             policy: settings of a policy that learns; None takes the default for `target`; or the
-                name of one that does not: all, none, random, difference, oracle.
+                name of one that does not: all, none, random, static, difference, oracle.
             target: fraction of the blocks to execute, where `policy` does not say it.
             train_interval: the policy learns at every so many frames.
             learning: False only applies what was learnt.

@@ -15,10 +15,9 @@ from flax import struct
 
 from bc_jax import policy as policies
 from bc_jax.policy import Observation, PolicyConfig, PolicyState
+from bc_jax.policy.baselines import NAMES as BASELINES
 from bc_jax.policy.inputs import resize_nearest
 from bc_jax.sparse import BlockCopy, Blocks, FrameState, block_index, split
-
-BASELINES = ("all", "none", "random", "difference", "oracle")
 
 
 @struct.dataclass
@@ -378,6 +377,7 @@ class Steps:
             frames=frames,
             frame_state=state.frame_state.frames,
             outputs=state.seen,
+            age=state.age,
             grid_shape=state.age.shape[1:],
             target=self.target if count is None else count / blocks,
             dense=dense,

@@ -38,6 +38,6 @@ def get_config() -> Config:
         data=DataConfig(source=f"cityscapes:{ROOT}/train", frames=500 * 20),
         train=TrainConfig(train_interval=3, checkpoint_every=1000),
         evaluate=EvaluateConfig(
-            source=f"cityscapes:{ROOT}/val", policies=("random", "learned"), warm_up=40
+            source=f"cityscapes:{ROOT}/val", policies=("random", "static", "learned"), warm_up=40
         ),
     )

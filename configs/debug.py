@@ -31,7 +31,7 @@ def get_config() -> Config:
         data=DataConfig(source="pedestrians", size=(96, 128), frames=24),
         train=TrainConfig(checkpoint_every=8, log_every=2),
         evaluate=EvaluateConfig(
-            policies=("all", "random", "difference", "learned", "oracle"),
+            policies=("all", "random", "static", "difference", "learned", "oracle"),
             start=24,
             frames=8,
             warm_up=2,

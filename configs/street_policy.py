@@ -32,7 +32,7 @@ def get_config() -> Config:
         train=TrainConfig(train_interval=3, checkpoint_every=1000),
         evaluate=EvaluateConfig(
             source="street:val/0-99",
-            policies=("random", "difference", "learned"),
+            policies=("random", "static", "difference", "learned"),
             warm_up=40,
             picture=115,
         ),

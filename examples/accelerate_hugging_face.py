@@ -22,7 +22,8 @@ try:
 except ImportError as error:
     raise SystemExit(f"{error}: pip install 'bc_jax[hugging-face]'") from error
 
-MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+# Of a picture's channels [1, 1, 1, 3].
+MEAN, STD = np.float32([[[[0.485, 0.456, 0.406]]]]), np.float32([[[[0.229, 0.224, 0.225]]]])
 
 
 class Head(nn.Module):

@@ -166,7 +166,7 @@ def test_the_papers_protocol(root, network, monkeypatch):
     assert config.train.train_interval == 3
     assert (config.data.source, config.data.frames) == ("cityscapes:there/train", 500 * 20)
     assert (config.evaluate.source, config.evaluate.frames) == ("cityscapes:there/val", None)
-    assert {"random", "learned"} <= set(config.evaluate.policies)
+    assert {"random", "static", "learned"} <= set(config.evaluate.policies)
 
 
 @pytest.mark.parametrize(

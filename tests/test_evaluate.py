@@ -20,7 +20,7 @@ from bc_jax.config import Config, DataConfig, PolicyConfig
 from bc_jax.measurement import Measurement, Row, close_gaps, summary
 
 SETTINGS = ("--config", "configs/debug.py", "--data.frames", "6")
-POLICIES = ("all", "random", "difference", "learned", "oracle")
+POLICIES = ("all", "random", "static", "difference", "learned", "oracle")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_results_hold_every_row_and_figure(evaluated):
     assert rows["all"]["macs_per_frame"] == rows["dense"]["macs_per_frame"]
     assert rows["learned"]["executed_fraction"] < 0.9
     assert rows["learned"]["ms_learning"] > 0
-    for name in ("random", "difference", "oracle"):  # at equal compute
+    for name in ("random", "static", "difference", "oracle"):  # at equal compute
         assert rows[name]["executed_fraction"] == rows["learned"]["executed_fraction"]
         assert rows[name]["macs_per_frame"] < rows["learned"]["macs_per_frame"]
     assert document["config"]["name"] == "debug"
@@ -179,6 +179,13 @@ def test_a_foreign_checkpoint_is_told(root, evaluated, capsys):
     assert "policy.widths was (4,) and is (8,)" in said
     code, said = failure(root, capsys, *SETTINGS, *checkpoint, "--blocks.size", "16", "16")
     assert "blocks.size was (32, 32) and is (16, 16)" in said
+
+
+def test_blocks_that_the_network_cannot_have_are_told(root, capsys):
+    given = ("--config", "configs/quickstart.py", "--blocks.size", "64", "20")
+    code, said = failure(root, capsys, *given)
+    assert (code, "blocks.size is (64, 20)" in said) == (1, True)
+    assert "espnet_cityscapes takes frames whose sides are multiples of 8; give (64, 24)" in said
 
 
 def test_a_missing_or_damaged_checkpoint_is_told(root, tmp_path, capsys):

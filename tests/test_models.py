@@ -93,6 +93,13 @@ def test_espnet_says_which_sizes_it_takes():
         network.apply_fn(network.params, jnp.zeros((1, 100, 64, 3)))
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_network_takes_frames_of_its_multiple(name):
+    network = load(name)
+    frames = jax.ShapeDtypeStruct((1, 7 * network.multiple, 9 * network.multiple, 3), jnp.uint8)
+    jax.eval_shape(network.apply_fn, network.params, frames)
+
+
 def equations(jaxpr, names=()):
     """Every equation of a jaxpr and those called within, with the names of the calls around it."""
     for equation in jaxpr.eqns:

@@ -1,11 +1,19 @@
 """The policies to compare with."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bc_jax.policy import baseline_grid, block_difference, diffuse_rounding
+from bc_jax.policy import (
+    baseline_grid,
+    block_difference,
+    diffuse_rounding,
+    next_age,
+    static_grid,
+)
 
 GRID = (3, 4)
 
@@ -15,11 +23,14 @@ def _case(seed=0, n=2):
     frames = rng.integers(0, 256, (n, 24, 32, 3), np.uint8)
     state = frames.copy()
     outputs = rng.normal(size=(n, 12, 16, 5)).astype(np.float32)
-    return {"frames": frames, "frame_state": state, "outputs": outputs, "grid_shape": GRID}
+    age = rng.integers(0, 5, (n, *GRID), np.int32)
+    return {
+        "frames": frames, "frame_state": state, "outputs": outputs, "age": age, "grid_shape": GRID
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("target", [0.3, 0.07, 0.5, 1.0])
-@pytest.mark.parametrize("name", ["random", "difference", "oracle"])
+@pytest.mark.parametrize("name", ["random", "static", "difference", "oracle"])
 def test_mean_fraction_is_the_target(name, target):
     case = _case()
     dense = _case(1)["outputs"]
@@ -48,6 +59,55 @@ def test_random_differs_by_frame_and_stream():
     b, _ = baseline_grid("random", jax.random.key(1), 0.0, **case, target=0.5)
     assert (a != b).any()
     assert (a[0] != a[1]).any()
+
+
+def _schedule(grid_shape, target, frames, n=1):
+    """The static grids [T, N, Gh, Gw] after a first frame, and the ages that they met."""
+
+    def step(state, _):
+        age, carry = state
+        k, carry = diffuse_rounding(target * age[0].size, carry)
+        grid = static_grid(age, k)
+        return (next_age(age, grid), carry), (grid, age)
+
+    start = jnp.zeros((n, *grid_shape), jnp.int32), jnp.float32(0)
+    return map(np.asarray, jax.lax.scan(step, start, length=frames)[1])
+
+
+@pytest.mark.parametrize("grid_shape", [(4, 8), (8, 16), (9, 12), (3, 5), (1, 7)])
+@pytest.mark.parametrize("target", [0.07, 0.25, 0.3, 0.5, 0.7, 1.0])
+def test_every_block_has_its_turn_in_the_static_schedule(grid_shape, target):
+    frames = 6 * math.ceil(1 / target)
+    grids, ages = _schedule(grid_shape, target, frames)
+    # An age counts the frames in between: 0 is refreshed in each.
+    assert ages.max() == math.ceil(1 / target) - 1
+    times = grids.sum(axis=0)
+    assert times.max() - times.min() <= 1
+    np.testing.assert_allclose(times.mean(), frames * target, atol=0.5 / grids[0].size + 1e-6)
+
+
+@pytest.mark.parametrize("target", [0.25, 0.3, 0.5])
+def test_the_static_schedule_is_spread_over_every_frame(target):
+    (height, width), share = (8, 16), target * 16
+    grids, _ = _schedule((height, width), target, 12)
+    for grid in grids[:, 0]:
+        quarters = grid.reshape(2, 4, 4, 4).sum(axis=(1, 3))
+        assert np.abs(quarters - share).max() <= 2
+        together = (grid[1:] & grid[:-1]).sum() + (grid[:, 1:] & grid[:, :-1]).sum()
+        # Of the pairs of neighbours, target^2 are where the blocks are drawn at random.
+        assert together < 0.75 * target**2 * (2 * height * width - height - width)
+
+
+def test_the_static_schedule_looks_at_nothing_and_is_alike_in_all_streams():
+    case = _case()
+    case["age"] = np.stack([case["age"][0]] * 2)
+    other = _case(seed=1) | {"age": case["age"]}
+    a, _ = baseline_grid("static", jax.random.key(0), 0.0, **case, target=0.5)
+    b, _ = baseline_grid("static", jax.random.key(1), 0.0, **other, target=0.5)
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(a[0], a[1])
+    waited = case["age"][0]
+    assert waited[a[0]].min() >= waited[~a[0]].max()
 
 
 def test_difference_takes_the_blocks_that_changed_most():

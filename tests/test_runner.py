@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -278,7 +279,7 @@ def test_runners_share_the_programs_of_one_network():
     assert sparse.compiled._cache_size() == 1
 
 
-@pytest.mark.parametrize("name", ["random", "difference", "oracle"])
+@pytest.mark.parametrize("name", ["random", "static", "difference", "oracle"])
 @pytest.mark.parametrize("target", [0.3, 0.75])
 def test_baselines_hold_their_target(name, target):
     run = Runner(network, PARAMS, block_size=BLOCK, policy=name, target=target)
@@ -305,6 +306,18 @@ def test_a_count_stands_in_for_the_target():
     for count in (1, 5, 0, 6, 2):
         run(video()[1], count=count)
         assert int(run.outcome.grid.sum()) == count
+
+
+def test_the_static_schedule_begins_anew_with_its_stream():
+    frames, run = video(9, streams=2), runner("static")
+    grids = []
+    for t in range(9):
+        run(frames[t], np.array([t == 0, t in (0, 4)]))
+        grids.append(np.asarray(run.outcome.grid))
+    assert grids[4][1].all()
+    np.testing.assert_array_equal([g[1] for g in grids[4:]], [g[0] for g in grids[:5]])
+    # Half of the blocks in each frame: none waits for more than one.
+    assert all((a[0] | b[0]).all() for a, b in itertools.pairwise(grids))
 
 
 def test_the_oracle_takes_the_blocks_that_are_wrong():

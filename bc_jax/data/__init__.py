@@ -2,7 +2,7 @@
 
 from bc_jax.data.clips import Batch, Batches, batches
 from bc_jax.data.folder import natural_key
-from bc_jax.data.opening import open_source, shipped_clips
+from bc_jax.data.opening import open_labelled, open_source, shipped_clips
 from bc_jax.data.padding import crop, pad_to_blocks, padded_size
 from bc_jax.data.source import Labelled, Source, TruncatedVideo
 
@@ -15,6 +15,7 @@ __all__ = [
     "batches",
     "crop",
     "natural_key",
+    "open_labelled",
     "open_source",
     "pad_to_blocks",
     "padded_size",

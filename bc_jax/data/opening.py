@@ -67,6 +67,21 @@ def open_source(
     return source.segment(start, frames)
 
 
+def open_labelled(spec: str, *, size: tuple[int, int] | None = None) -> Source:
+    """Open clips with labels; arguments and errors as for `open_source`.
+
+    Raises:
+      ValueError: the source has none.
+    """
+    source = open_source(spec, size=size)
+    if not source.labelled or not source.clip_frames:
+        raise ValueError(
+            f"{spec} has no clips with labels; give one that has, such as 'street:train' or "
+            "'cityscapes:ROOT/val'"
+        )
+    return source
+
+
 def _open_path(spec: str | PathLike) -> Source:
     clips = shipped_clips()
     path = clips[spec] if isinstance(spec, str) and spec in clips else Path(spec).expanduser()

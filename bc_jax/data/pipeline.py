@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bc_jax.data.labels import IGNORE
-from bc_jax.data.opening import open_source
+from bc_jax.data.opening import open_labelled
 
 _GREY = 114  # of what lies beyond a frame
 _PASSES = 10**6  # as good as without end; without one, lengths overflow
@@ -128,11 +128,7 @@ class TrainingBatches(Iterator[Examples]):
         except ImportError as error:
             raise ImportError("training batches need grain: pip install 'bc_jax[data]'") from error
 
-        source = open_source(spec, size=size)
-        if not source.labelled or not source.clip_frames:
-            raise ValueError(
-                f"{spec} has no clips with labels; give 'street:train' or 'cityscapes:ROOT/train'"
-            )
+        source = open_labelled(spec, size=size)
         if source.labelled == "last" and frames_per_clip > 1:
             raise ValueError(
                 f"frames_per_clip is {frames_per_clip}, and {spec} has labels on a clip's last "
@@ -248,7 +244,7 @@ class _Sample:
     augmentation: Augmentation
 
     def __call__(self, clip, rng: np.random.Generator) -> Examples:
-        source = open_source(self.spec, size=self.size)
+        source = open_labelled(self.spec, size=self.size)
         times = [source.clip_frames - 1]
         if source.labelled == "all":
             times = sorted(rng.choice(source.clip_frames, self.frames, replace=False))

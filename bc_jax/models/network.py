@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import cityscapes
+from . import cityscapes, espnet
 from .deeplab import DeepLabV3Plus
-from .espnet import ESPNet
 from .swiftnet import SwiftNet
 from .variables import Variables, check_variables, random_variables, read_variables
 
@@ -36,6 +35,7 @@ class Network:
       class_names: one name per class.
       palette: uint8 [classes, 3], an RGB colour per class.
       stride: side, in pixels of the frame, of one cell of the logits.
+      multiple: the sides of a frame are multiples of it.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Network:
     palette: np.ndarray
     stride: int
     train_fn: Callable[[Any, jax.Array], tuple[jax.Array, Any]] | None = None
+    multiple: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +111,14 @@ class _Entry:
     module: Callable[..., nn.Module]
     normalise: _Normalisation
     stride: int
+    multiple: int = 1
     weights: str | None = None  # file in the folder of weights, whose README.md credits it
 
 
 _ENTRIES = {
-    "espnet_cityscapes": _Entry(ESPNet, _ESPNET, stride=1, weights="espnet_cityscapes.npz"),
+    "espnet_cityscapes": _Entry(
+        espnet.ESPNet, _ESPNET, stride=1, multiple=espnet.STRIDE, weights="espnet_cityscapes.npz"
+    ),
     "swiftnet_street": _Entry(
         functools.partial(SwiftNet, "resnet18", base_width=24, decoder_width=64),
         _IMAGENET,
@@ -178,4 +182,5 @@ def load(
         palette=cityscapes.palette(module.num_classes),
         stride=entry.stride,
         train_fn=_train_function(module, entry.normalise),
+        multiple=entry.multiple,
     )

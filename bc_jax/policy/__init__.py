@@ -7,6 +7,7 @@ from bc_jax.policy.baselines import (
     diffuse_rounding,
     oracle_grid,
     random_grid,
+    static_grid,
 )
 from bc_jax.policy.budget import block_price, spend_budget
 from bc_jax.policy.cost import count_macs
@@ -82,6 +83,7 @@ __all__ = [
     "running_fraction",
     "sample_grid",
     "spend_budget",
+    "static_grid",
     "topk_grid",
     "total_variation_gain",
     "track",

@@ -2,12 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bc_jax.policy.inputs import resize_nearest, unit_range
 from bc_jax.policy.rewards import block_mean, total_variation_gain
 from bc_jax.policy.sampling import topk_grid
 
-NAMES = ("all", "none", "random", "difference", "oracle")
+NAMES = ("all", "none", "random", "static", "difference", "oracle")
+
+# How much later in a cycle the next block below and to the right has its turn, as a share of it:
+# powers of the plastic number, which scatter the plane as the golden ratio does the line.
+_DOWN, _RIGHT = 0.7548776662, 0.5698402910
 
 
 def diffuse_rounding(amount: float, carry: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -28,6 +33,27 @@ def diffuse_rounding(amount: float, carry: jax.Array) -> tuple[jax.Array, jax.Ar
 def random_grid(key: jax.Array, shape: tuple[int, int, int], k: jax.Array | int) -> jax.Array:
     """Returns a grid [N, Gh, Gw] with `k` random blocks in every stream."""
     return topk_grid(jax.random.uniform(key, shape), k)
+
+
+def static_grid(age: jax.Array, k: jax.Array | int) -> jax.Array:
+    """Returns the grid of the `k` blocks per stream that have waited longest, whatever is seen.
+
+    Blocks of one age go in the order of a cycle that is the same for all streams, and in which
+    neighbours stand apart: with `k` held, every block has its turn each blocks / k frames, and the
+    blocks of a frame are spread over it.
+
+    Args:
+      age: frames since each block was executed [N, Gh, Gw], integer.
+      k: blocks per stream.
+    """
+    n, blocks = age.shape[0], age[0].size
+    row, column = np.indices(age.shape[1:])
+    cycle = np.argsort((_DOWN * row + _RIGHT * column) % 1, axis=None)
+    # The cycle goes on where a block has waited longer than the one before it.
+    waited = age.reshape(n, blocks)[:, cycle]
+    first = jnp.argmax(waited - jnp.roll(waited, 1, axis=1), axis=1)
+    ahead = (np.argsort(cycle)[None] - first[:, None]) % blocks
+    return topk_grid(age - ahead.reshape(age.shape) / blocks, k)
 
 
 def block_difference(
@@ -83,6 +109,7 @@ def baseline_grid(
     frames: jax.Array,
     frame_state: jax.Array,
     outputs: jax.Array,
+    age: jax.Array,
     grid_shape: tuple[int, int],
     target: float,
     dense: jax.Array | None = None,
@@ -97,6 +124,7 @@ def baseline_grid(
       frame_state: like `frames`, for `difference`.
       outputs: the dense network's logits when each block was last executed [N, h, w, classes], for
         `oracle`.
+      age: frames since each block was executed [N, Gh, Gw], integer, for `static`.
       grid_shape: (Gh, Gw).
       target: fraction of the blocks to execute, which `all` and `none` disregard.
       dense: the dense network's logits for this frame, for `oracle`.
@@ -115,6 +143,8 @@ def baseline_grid(
     k, carry = diffuse_rounding(target * grid_shape[0] * grid_shape[1], carry)
     if name == "random":
         return random_grid(key, shape, k), carry
+    if name == "static":
+        return static_grid(age, k), carry
     if name == "difference":
         return difference_grid(frames, frame_state, grid_shape, k), carry
     if dense is None:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bc_jax.data import Labelled, crop, open_source, pad_to_blocks, padded_size
+from bc_jax.data import Labelled, crop, open_labelled, pad_to_blocks, padded_size
 from bc_jax.data.labels import CLASSES
 from bc_jax.evaluation import pixel_classes
 from bc_jax.metrics import confusion
@@ -26,11 +26,7 @@ def labelled_frames(
     Raises:
         ValueError: the source has no clips with labels.
     """
-    source = open_source(spec, size=size)
-    if not source.labelled or not source.clip_frames:
-        raise ValueError(
-            f"{spec} has no clips with labels; give 'street:val' or 'cityscapes:ROOT/val'"
-        )
+    source = open_labelled(spec, size=size)
     clips = source.length // source.clip_frames
     for clip in sorted({int((k + 0.5) * clips / number) for k in range(number)}):
         yield next(source.segment((clip + 1) * source.clip_frames - 1, 1).pairs())
