@@ -184,6 +184,7 @@ def test_a_foreign_checkpoint_is_told(root, evaluated, capsys):
 def test_a_missing_or_damaged_checkpoint_is_told(root, tmp_path, capsys):
     code, said = failure(root, capsys, *SETTINGS, "--checkpoint", tmp_path / "none")
     assert (code, "there is no directory" in said) == (1, True)
+    assert f"--checkpoint {tmp_path / 'none'}: " in said and f"{tmp_path} has nothing" in said
     (tmp_path / "00000003.json").write_text("{ half")
     code, said = failure(root, capsys, *SETTINGS, "--checkpoint", tmp_path)
     assert (code, "is damaged" in said) == (1, True)

@@ -64,6 +64,14 @@ def test_a_video_of_ones_own_is_one_command(root, clip, tmp_path, monkeypatch, c
     assert np.abs(frames[4].astype(float) - picture).mean() < 5
 
 
+def test_help_names_every_kind_of_input(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["visualize"])
+    with pytest.raises(SystemExit):
+        visualize.main(["--help"])
+    said = capsys.readouterr().out.partition("--input")[2].partition("--output")[0]
+    assert all(name in said for name in ("camera:0", "pedestrians", "street:val"))
+
+
 def test_ctrl_c_leaves_a_video_that_plays(root, clip, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(root)
     output = tmp_path / "out.mp4"
