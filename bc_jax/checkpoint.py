@@ -180,13 +180,14 @@ class Checkpointer:
         steps = self.steps()
         if not steps:
             if not self.directory.exists():
-                raise CheckpointError(f"there is no directory {self.directory}")
+                there = next(path for path in self.directory.parents if path.is_dir())
+                raise CheckpointError(
+                    f"there is no directory {self.directory}; {there} has {_names(there)}"
+                )
             if not self.directory.is_dir():
                 raise CheckpointError(f"{self.directory} is a file, not a directory of checkpoints")
-            names = sorted(path.name for path in self.directory.iterdir())
-            some = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
             raise CheckpointError(
-                f"{self.directory} holds no checkpoint of bc_jax; it has {some or 'nothing'}"
+                f"{self.directory} holds no checkpoint of bc_jax; it has {_names(self.directory)}"
             )
         if step is not None and step not in steps:
             raise CheckpointError(
@@ -247,6 +248,12 @@ class Checkpointer:
                 shutil.rmtree(path, ignore_errors=True)
             elif UNFINISHED.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+
+
+def _names(folder: Path) -> str:
+    """The first few names in a folder, for a message."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5) or "nothing"
 
 
 def _is_key(leaf: Any) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,9 +61,16 @@ def stopping(signals=(signal.SIGINT, signal.SIGTERM)) -> Iterator[Callable[[], b
 
 @contextlib.contextmanager
 def errors_told() -> Iterator[None]:
-    """Say what cannot be in one line on stderr, and exit with 1; other errors keep their trace."""
+    """Say what cannot be in one line on stderr, and exit with 1; other errors keep their trace.
+
+    Warnings are one line too.
+    """
+    name, form = Path(sys.argv[0]).name, warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"{name}: warning: {message}\n"
     try:
         yield
     except (ValueError, CheckpointError, OSError) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+    finally:
+        warnings.formatwarning = form

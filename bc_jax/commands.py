@@ -1,4 +1,7 @@
-"""The command `bc-jax`: train, evaluate, visualize, explain, bench, convert, report, table."""
+"""The command `bc-jax`, which is also `python -m bc_jax`.
+
+train, evaluate, visualize, explain, bench, convert, report, table.
+"""
 
 import importlib
 import sys

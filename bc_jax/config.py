@@ -155,12 +155,15 @@ class EvaluateConfig:
     warm_up: int = 10
     # Checkpoints that the row "paper" begins from; None begins from a cold start.
     paper_checkpoint: str | None = None
-    # Which measured frame, from 0, is drawn as a picture; None draws none.
+    # Which measured frame, from 0, is drawn as a picture; the last one where there are fewer;
+    # None draws none.
     picture: int | None = 100
     # Frames of the video that is drawn; 0 draws none.
     video_frames: int = 100
     # Frames per second of that video.
     video_fps: float = 10.0
+    # Colours of the classes: the data set's usual ones, or ones that all eyes tell apart.
+    colours: Literal["usual", "distinct"] = "usual"
 
     def __post_init__(self):
         check_types(self, "evaluate")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import build
+from bc_jax.checkpoint import CheckpointError
 from bc_jax.config import Config
 from bc_jax.data import Batch, crop, pad_to_blocks, padded_size
 from bc_jax.data.labels import IGNORE
@@ -66,7 +67,11 @@ class Evaluation:
         self._frame = 0
         self.dense: Dense | None = None
         self.dense_row = Row(DENSE, None)
-        checkpoints = {"learned": checkpoint, "paper": settings.paper_checkpoint}
+        # Of each row that may have one: the option that says where it is, and what it says.
+        checkpoints = {
+            "learned": ("--checkpoint", checkpoint),
+            "paper": ("evaluate.paper_checkpoint", settings.paper_checkpoint),
+        }
         self._order: dict[str, float | None] = {}  # name -> target, as in the table
         for target in self.targets:
             for name in settings.policies:
@@ -169,7 +174,8 @@ class Evaluation:
     def _names(self) -> int:
         return len(self.network.class_names)
 
-    def _row(self, name: str, checkpoint: str | None) -> Row:
+    def _row(self, name: str, begins: tuple[str, str | None] | None) -> Row:
+        option, checkpoint = begins or ("", None)
         config, target = self.config, self._order[name]
         policy = self.policy(name, target)
         runner = build.runner(
@@ -178,11 +184,14 @@ class Evaluation:
         )  # fmt: skip
         if checkpoint is not None and runner.steps.learns:
             streams = config.data.streams
-            learnt = load_policy(
-                checkpoint.replace("{target}", f"{target:g}"),
-                dataclasses.replace(config, policy=policy),
-                lambda: shapes(config, runner, self.size, streams),
-            )
+            try:
+                learnt = load_policy(
+                    checkpoint.replace("{target}", f"{target:g}"),
+                    dataclasses.replace(config, policy=policy),
+                    lambda: shapes(config, runner, self.size, streams),
+                )
+            except CheckpointError as error:
+                raise CheckpointError(f"{option} {checkpoint}: {error}") from error
             shape = (streams, *padded_size(self.size, config.blocks.size), 3)
             runner.state = runner.start(np.zeros(shape, np.uint8)).replace(policy=learnt)
         return Row(name, runner, target=target)

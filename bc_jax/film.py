@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import statistics
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,13 @@ from bc_jax.data import Batch, crop
 from bc_jax.evaluation import Evaluation
 from bc_jax.measurement import LEARNING, MATCHED, Measurement, Row
 from bc_jax.view import VideoWriter, layers, panel
+from bc_jax.view.colours import distinct
 
 # Figures that run along are means over so many frames.
 _WINDOW = 25
+# The information gain that gets the brightest colour, the same in all frames: what total variation
+# and a share of changed pixels can be at most, and a divergence (in nats) that few blocks exceed.
+GAIN_MOST = {"tv": 1.0, "change": 1.0, "kl": 4.0}
 # The width of the views that are kept one by one, and their quality as JPEG.
 _VIEW_WIDTH, _QUALITY = 768, 88
 
@@ -29,6 +34,7 @@ class Wanted:
         fps: of the video.
         video_frames: how many frames it has at most; None for all.
         picture: from a frame's number to the path of its picture, or None; None draws none.
+        last: path of a picture of the last frame, which is drawn where `picture` drew none.
         views: from a frame's number to the folder of its views, or None; None keeps none.
         width: of picture and video in pixels, at most.
     """
@@ -37,6 +43,7 @@ class Wanted:
     fps: float = 10.0
     video_frames: int | None = None
     picture: Callable[[int], Path | None] | None = None
+    last: Path | None = None
     views: Callable[[int], Path | None] | None = None
     width: int = 1280
 
@@ -56,7 +63,8 @@ class Film:
         self._row = min(evaluation.rows.values(), key=lambda row: order.index(row.policy))
         self._start = build.evaluation_start(evaluation.config)
         self._video: VideoWriter | None = None
-        self._most_gain = 0.0
+        self._drawn = False  # whether there is a picture
+        self._batch: Batch | None = None  # the last one seen
 
     def frame(self, batch: Batch) -> np.ndarray | None:
         """Draw the frame that the evaluation has just seen, where it is wanted.
@@ -65,9 +73,7 @@ class Film:
             The picture, uint8 [H, W, 3], or None where there is none.
         """
         wanted, index = self._wanted, len(self._row.measurements) - 1
-        if self._row.measurements[-1].counts:  # so that colours stay comparable from frame to frame
-            gain = np.asarray(self._row.runner.outcome.gain[0])
-            self._most_gain = max(self._most_gain, float(np.nan_to_num(gain).max()))
+        self._batch = batch
         ends = wanted.video_frames
         in_video = wanted.video is not None and (ends is None or index < ends)
         path = wanted.picture(index) if wanted.picture else None
@@ -79,6 +85,7 @@ class Film:
         picture = self.picture(batch)
         if path is not None:
             _save(picture, path)
+            self._drawn = True
         if in_video:
             if self._video is None:
                 self._video = VideoWriter(wanted.video, wanted.fps)
@@ -86,15 +93,29 @@ class Film:
         return picture
 
     def close(self) -> None:
-        """Finish the video."""
-        if self._video is not None:
-            self._video.close()
+        """Finish the video, and see that there is a picture."""
+        self._finish_video()
+        if self._wanted.last is not None and not self._drawn and self._batch is not None:
+            _save(self.picture(self._batch), self._wanted.last)
+            count = len(self._row.measurements)
+            warnings.warn(
+                f"{self._wanted.last} shows the last frame, {count - 1}: of those that were wanted "
+                f"none came in the {count} measured",
+                stacklevel=2,
+            )
 
     def __enter__(self) -> "Film":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()  # what was drawn before an error is a valid video
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._finish_video()  # what was drawn before an error is a valid video
+
+    def _finish_video(self) -> None:
+        if self._video is not None:
+            self._video.close()
 
     def picture(self, batch: Batch) -> np.ndarray:
         """The panel of the frame that the evaluation has just seen."""
@@ -114,9 +135,12 @@ class Film:
     def _seen(self, batch: Batch) -> dict:
         """The arguments that `panel` and `layers` share."""
         runner = self._row.runner
+        network = self._evaluation.network
+        usual = self._evaluation.config.evaluate.colours == "usual"
         state = np.asarray(runner.state.frame_state.frames[0])
-        probabilities = None
+        probabilities, most = None, 1.0
         if runner.steps.learns:
+            most = GAIN_MOST[runner.steps.policy.gain]
             probabilities = 1 / (1 + np.exp(-np.asarray(runner.decision.scores[0])))
         return {
             "frame": batch.frames[0],
@@ -125,8 +149,8 @@ class Film:
             "frame_state": crop(state, self._evaluation.size, axes=(0, 1)),
             "information_gain": np.asarray(runner.outcome.gain[0]),
             "probabilities": probabilities,
-            "palette": self._evaluation.network.palette,
-            "gain_max": self._most_gain or None,
+            "palette": network.palette if usual else distinct(len(network.class_names)),
+            "gain_max": most,
         }
 
     def _write_views(self, batch: Batch, folder: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from bc_jax import command_line
 from bc_jax.files import write_text
+from bc_jax.film import GAIN_MOST
 from bc_jax.results import cells
 from bc_jax.view import TITLES, plot_log, plot_times
 from bc_jax.view.plots import read_log
@@ -59,7 +60,7 @@ def write(directory: str | Path) -> Path:
     config = results.get("config") or _config_of_checkpoints(directory)
     sections = {
         "Summary": _summary(results),
-        "Frames": _viewer(directory / "views"),
+        "Frames": _viewer(directory / "views", config),
         "Where blocks were executed": _frequencies(results, directory / "views"),
         "Executed fraction over time": _executed(directory, metrics),
         "Accuracy against cost": _picture(
@@ -131,7 +132,7 @@ def _summary(results: dict) -> str:
     )
 
 
-def _viewer(folder: Path) -> str:
+def _viewer(folder: Path, config: dict) -> str:
     """The frames' views, two at a time, with a slider from one to the other."""
     frames = sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
     images, names = "", []
@@ -147,6 +148,7 @@ def _viewer(folder: Path) -> str:
     if not images:
         return ""
     views = {name: TITLES[name] for name in names}
+    most = GAIN_MOST[config.get("policy", {}).get("gain", "tv")]
     right = "blocks" if "blocks" in views else names[-1]
     return (
         '<div class="viewer"><div class="controls">'
@@ -157,7 +159,8 @@ def _viewer(folder: Path) -> str:
         'aria-label="from the one view to the other"></div>'
         f'<div class="stage">{images}<div class="edge" data-role="edge"></div></div></div>\n'
         '<p class="about">Frames are counted from the first one measured. Amber: executed in this '
-        "frame. Information gain and probability: yellow is high, violet low.</p>"
+        f"frame. Information gain: violet is 0, green {most / 4:g}, yellow {most:g} or more; "
+        "probability: violet is 0, green 0.5, yellow 1.</p>"
     )
 
 

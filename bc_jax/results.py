@@ -183,6 +183,7 @@ def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint)
 def wanted(config: Config, length: int | None) -> Wanted:
     """What an evaluation of `length` frames draws: as the settings say, and a few frames' views."""
     settings, directory = config.evaluate, config.directory
+    picture = directory / "frame.png"
     kept = set() if length is None else {round(length * (k + 0.5) / _VIEWS) for k in range(_VIEWS)}
     if settings.picture is not None:
         kept.add(settings.picture)
@@ -190,7 +191,8 @@ def wanted(config: Config, length: int | None) -> Wanted:
         video=directory / "video.mp4" if settings.video_frames else None,
         fps=settings.video_fps,
         video_frames=settings.video_frames,
-        picture=lambda index: directory / "frame.png" if index == settings.picture else None,
+        picture=lambda index: picture if index == settings.picture else None,
+        last=None if settings.picture is None else picture,
         views=lambda index: directory / "views" / f"{index:06d}" if index in kept else None,
     )
 

@@ -6,6 +6,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar, Union
 
 T = TypeVar("T")
@@ -53,6 +54,16 @@ def check_at_least(config: Any, part: str, least: int, *names: str) -> None:
         value = getattr(config, name)
         if value < least:
             raise ConfigError(f"{_field(part, name)} is {value}, and {least} is the least")
+
+
+def check_names(given: Iterable[str], cls: type, where: str) -> None:
+    """Raises ConfigError for the first name that is no field of the dataclass `cls`."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"{where} has no field {name!r}; it has {', '.join(names)}{hint}")
 
 
 def _field(part: str, name: str) -> str:
@@ -109,11 +120,7 @@ def _decode_dataclass(cls: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ConfigError(f"{where} is {value!r}, not the fields of {cls.__name__}")
     hints = {f.name: typing.get_type_hints(cls)[f.name] for f in dataclasses.fields(cls)}
-    for name in value:
-        if name not in hints:
-            close = difflib.get_close_matches(name, hints, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"{where} has no field {name!r}; it has {', '.join(hints)}{hint}")
+    check_names(value, cls, where)
     fields = {name: _decode(hints[name], v, f"{where}.{name}") for name, v in value.items()}
     try:
         return cls(**fields)

@@ -30,7 +30,8 @@ DEFAULT = Config(
 class Arguments:
     """The arguments of this command itself."""
 
-    # What is drawn: a video file, a folder of images, camera:0; None is data.source.
+    # What is drawn: a video file, a folder of images, camera:0, or whatever else data.source can
+    # be, such as pedestrians and street:val/0-9; None is data.source.
     input: str | None = None
     # The video that is written, an mp4 file.
     output: str = "out.mp4"

@@ -20,6 +20,12 @@ def test_help_and_version_name_what_there_is(capsys):
     assert capsys.readouterr().out.strip() == f"bc-jax {__version__}"
 
 
+def test_python_runs_the_package_as_the_command():
+    run = [sys.executable, "-m", "bc_jax", "--version"]
+    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == f"bc-jax {__version__}"
+
+
 def test_an_unknown_command_is_told(capsys):
     with pytest.raises(SystemExit) as stop:
         commands.main(["fly"])

@@ -290,3 +290,14 @@ def test_help_lists_every_field_with_the_files_values(configs, capsys):
         else:
             assert f"--{part.name}" in said
     assert "(default: 0.25)" in said
+
+
+@pytest.mark.parametrize("name", ["paper", "constrained", "light"])
+def test_a_named_policy_says_which_setting_it_has_not(name):
+    made = getattr(PolicyConfig, name)
+    assert made(target=0.3).target == 0.3
+    with pytest.raises(
+        ValueError,
+        match=f"PolicyConfig.{name} has no field 'targe'; it has objective, target, .*'target'",
+    ):
+        made(targe=0.3)

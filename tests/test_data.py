@@ -93,6 +93,7 @@ def test_colours_keep_their_channels(tmp_path):
     np.testing.assert_array_equal(next(iter(open_source(tmp_path / "red"))), red)
 
 
+@pytest.mark.filterwarnings("ignore:.* that were asked for")
 @pytest.mark.parametrize("start", [0, 1, 11, FRAMES - 1, FRAMES])
 def test_start_and_frames_are_exact(video, start):
     whole = list(open_source(video))
@@ -102,6 +103,23 @@ def test_start_and_frames_are_exact(video, start):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "folder", "street"])
+def test_fewer_frames_than_were_asked_for_are_told(tmp_path, kind):
+    options = {"start": 2}
+    if kind == "folder":
+        spec = write_images(tmp_path / "images", range(6))
+    elif kind == "street":
+        spec, options = "street:val/0?frames=6", {"start": 2, "size": (32, 64)}
+    else:  # Matroska does not tell how many there are before they have been read
+        spec = write_video(tmp_path / f"a.{kind}", frames=6)
+    with pytest.warns(UserWarning, match="has 4 frames from frame 2 on, not the 90 that"):
+        assert len(list(open_source(spec, frames=90, **options))) == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(list(open_source(spec, frames=4, **options))) == 4
+
+
+@pytest.mark.filterwarnings("ignore:.* that were asked for")
 def test_segments_nest(video):
     outer = open_source(video, start=4, frames=10)
     assert numbers(outer.segment(3)) == list(range(7, 14))

@@ -191,6 +191,7 @@ def test_blocks_that_the_network_cannot_have_are_told(root, capsys):
 def test_a_missing_or_damaged_checkpoint_is_told(root, tmp_path, capsys):
     code, said = failure(root, capsys, *SETTINGS, "--checkpoint", tmp_path / "none")
     assert (code, "there is no directory" in said) == (1, True)
+    assert f"--checkpoint {tmp_path / 'none'}: " in said and f"{tmp_path} has nothing" in said
     (tmp_path / "00000003.json").write_text("{ half")
     code, said = failure(root, capsys, *SETTINGS, "--checkpoint", tmp_path)
     assert (code, "is damaged" in said) == (1, True)

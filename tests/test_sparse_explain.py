@@ -1,5 +1,6 @@
 """What `explain` tells of a network: its table, whose memory is whose, and what to change."""
 
+import re
 import warnings
 
 import flax.linen as nn
@@ -120,6 +121,22 @@ def test_tiles_that_are_too_small_are_told_with_the_block_that_is_not():
     assert "tiles of down to 2x2" in line
     assert "blocks of 32x32 would make them 4x4" in line
     assert report_of(strided, KERNELS, block=32).advice() == ()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (256, 256)])
+@pytest.mark.parametrize("block", [8, 16])
+def test_it_is_content_with_the_block_that_it_advises(block, size):
+    def deep(p, x):  # what falls back with small blocks has tiles too small with larger ones
+        for kernel in p[:-1]:
+            x = zoo.conv(x, kernel, 2)
+        return zoo.conv(x, p[-1], rhs_dilation=(4, 4))
+
+    kernels = [(3, 3, 3, 8), *[(3, 3, 8, 8)] * 5]
+    lines = [line for line in report_of(deep, kernels, block=block, size=size).advice()]
+    (larger,) = {int(side) for line in lines for side in re.findall(r"blocks of (\d+)x", line)}
+    assert block < larger <= size[0] // 2
+    content = report_of(deep, kernels, block=larger, size=size)
+    assert not any("blocks of" in line for line in content.advice())
 
 
 def looping(p, x):

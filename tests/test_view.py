@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from bc_jax.data import open_source
-from bc_jax.view import VideoWriter, panel, plot_executed, plot_log, plot_tradeoff
+from bc_jax.models import cityscapes
+from bc_jax.view import VideoWriter, panel, panels, plot_executed, plot_log, plot_tradeoff
+from bc_jax.view.colours import distances, distinct
 from bc_jax.view.drawing import block_edges, colour_mapped, fit_text, font, spread, viridis
 from bc_jax.view.plots import read_log, running_mean
 
@@ -207,6 +209,65 @@ def test_panel_errors(change, message):
         draw({**inputs(), **change})
 
 
+def places_of(picture, colours):
+    """The (row, column) of each colour's first pixel in the picture; None where it is not there."""
+    found = [np.argwhere((picture == colour).all(-1)) for colour in colours]
+    return [tuple(at[0]) if len(at) else None for at in found]
+
+
+def test_the_legend_keeps_each_class_in_its_place():
+    names = [f"class {k}" for k in range(20)]
+    colours = np.array([(255 - k, 3, 250) for k in range(20)], np.uint8)
+
+    def places(classes):
+        given = {**inputs(), "prediction_classes": np.array([classes])}
+        given["frame"] = np.zeros((96, 128, 3), np.uint8)  # the prediction's own colours are mixed
+        return places_of(draw(given, palette=colours, class_names=names), colours)
+
+    every = places(list(range(20)))
+    assert None not in every and every == sorted(every)
+    some = places([17, 17, 17, 3])
+    assert some == [at if k in (3, 17) else None for k, at in enumerate(every)]
+
+
+def test_a_legend_without_room_names_the_most_frequent_in_order():
+    names = [f"a class of a long name, {k}" for k in range(150)]
+    colours = np.array([(255 - k, 3, 250) for k in range(150)], np.uint8)
+    classes = np.concatenate([np.arange(150), np.full(50, 149), np.full(50, 90)])
+    given = {**inputs(), "prediction_classes": classes[None]}
+    given["frame"] = np.zeros((96, 128, 3), np.uint8)
+    picture = draw(given, palette=colours, class_names=names)
+    places = places_of(picture, colours)
+    shown = [at for at in places if at]
+    assert 3 < len(shown) < 20 and shown == sorted(shown)
+    assert places[90] and places[149] and not places[120]
+
+
+FIGURES = ("frame", "target", "executed", "mean executed", "GMACs", "dense GMACs", "ms",
+           "dense ms", "speed-up", "agreement")  # fmt: skip
+
+
+def strip_cells(names, size=(64, 128)):
+    figures = {name: "0.123" for name in names}
+    plan = panels._plan(size, 1920, "espnet_cityscapes, policy: learned", figures, NAMES)
+    return panels._strip(plan, "espnet_cityscapes, policy: learned", figures)[2], plan
+
+
+def test_the_running_figures_stand_in_one_row_where_there_is_room():
+    cells, plan = strip_cells(FIGURES)
+    assert {row for row, _, _ in cells} == {0}
+    assert cells[-1][1] + cells[-1][2] <= plan.size[1] - plan.gap
+
+
+def test_figures_that_need_more_rows_stand_in_a_table():
+    cells, _ = strip_cells([*FIGURES, *(name + " again" for name in FIGURES)])
+    rows = max(row for row, _, _ in cells) + 1
+    columns = -(-20 // rows)
+    assert rows > 1
+    for place, (row, x, _) in enumerate(cells):
+        assert (row, x) == (place // columns, cells[place % columns][1])
+
+
 # --- pieces -------------------------------------------------------------------------------------
 
 
@@ -223,6 +284,25 @@ def test_values_take_their_colours():
     np.testing.assert_array_equal(
         colour_mapped(np.array([0.0, 2.0, 5.0, np.nan]), 2.0),
         [viridis()[0], viridis()[255], viridis()[255], [128] * 3],
+    )
+
+
+def test_distinct_colours_are_told_apart_by_all_eyes():
+    def least(colours):
+        return (distances(colours, colours) + 1e9 * np.eye(len(colours))).min()
+
+    usual = cityscapes.palette(19)
+    assert least(distinct(19)) > 20 > 4 > least(usual)
+    red, green = np.array([[230, 60, 40]]), np.array([[120, 130, 40]])  # alike without red or green
+    plain = np.linalg.norm(red - green)
+    assert distances(red, green)[0, 0] < 0.4 * plain
+    np.testing.assert_array_equal(distinct(30)[:19], distinct(19))
+
+
+def test_small_gains_are_told_apart_from_none():
+    values = np.array([0.0, 0.01, 0.25, 1.0])
+    np.testing.assert_array_equal(
+        colour_mapped(values, 1.0, power=0.5), viridis()[[0, 26, 128, 255]]
     )
 
 

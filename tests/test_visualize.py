@@ -12,7 +12,8 @@ import pytest
 import zoo
 from PIL import Image
 
-from bc_jax import build, visualize
+from bc_jax import build, film, visualize
+from bc_jax.config import load
 from bc_jax.data import open_source
 from bc_jax.evaluation import Evaluation
 from bc_jax.view import VideoWriter
@@ -62,6 +63,14 @@ def test_a_video_of_ones_own_is_one_command(root, clip, tmp_path, monkeypatch, c
     picture = np.asarray(Image.open(stills[1]))
     assert picture.shape == frames[4].shape
     assert np.abs(frames[4].astype(float) - picture).mean() < 5
+
+
+def test_help_names_every_kind_of_input(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["visualize"])
+    with pytest.raises(SystemExit):
+        visualize.main(["--help"])
+    said = capsys.readouterr().out.partition("--input")[2].partition("--output")[0]
+    assert all(name in said for name in ("camera:0", "pedestrians", "street:val"))
 
 
 def test_ctrl_c_leaves_a_video_that_plays(root, clip, tmp_path, monkeypatch, capsys):
@@ -126,3 +135,29 @@ def test_what_is_not_wanted_is_not_shown(capsys):
     with displayed(False) as show:
         assert show(np.zeros((4, 4, 3), np.uint8))
     assert capsys.readouterr().out == ""
+
+
+def test_a_picture_that_never_came_is_the_last_frames(root, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    network = zoo.tiny_network()
+    config = load("configs/debug.py")
+    data = dataclasses.replace(config.data, source=str(clip), size=(90, 120), frames=3)
+    drawn = dataclasses.replace(config.evaluate, policies=("learned",), start=0, frames=3)
+    config = dataclasses.replace(config, data=data, evaluate=drawn)
+    evaluation = Evaluation(config, network, (90, 120))
+    tops = []
+    monkeypatch.setattr(film, "panel", lambda **seen: tops.append(seen["gain_max"]) or PICTURE)
+    wanted = film.Wanted(picture=lambda index: None, last=tmp_path / "frame.png")
+    with (
+        pytest.warns(UserWarning, match="shows the last frame, 2: .* in the 3 measured"),
+        film.Film(evaluation, wanted) as drawing,
+    ):
+        for batch in build.evaluation_frames(config):
+            evaluation.frame(batch)
+            drawing.frame(batch)
+            drawing.picture(batch)
+    assert (tmp_path / "frame.png").is_file()
+    assert tops == [film.GAIN_MOST[config.policy.gain]] * 4  # one scale for the whole run
+
+
+PICTURE = np.zeros((4, 4, 3), np.uint8)

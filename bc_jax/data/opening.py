@@ -37,7 +37,7 @@ def open_source(
         A street is rendered at that size.
       start: the first frame to yield, counted from 0. Those before it are decoded and dropped,
         since seeking is not exact to the frame in every format.
-      frames: at most so many frames; None for all.
+      frames: at most so many frames; None for all. Where there are fewer, a warning says so.
       on_error: at a frame that cannot be read, 'raise' raises `TruncatedVideo` after the last
         frame that can be; 'stop' ends there with a warning.
 

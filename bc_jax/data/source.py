@@ -37,7 +37,8 @@ class Source:
 
     Iterating raises `TruncatedVideo` after the last frame that can be read (it only warns where
     `on_error` is 'stop'), and `ValueError` at a frame whose size is not the first one's where no
-    `resize` was asked for.
+    `resize` was asked for. It warns where fewer frames than `frames` come, which a source of known
+    `length` says when it is cut with `segment`.
     """
 
     name: str  # what was opened, for messages
@@ -73,12 +74,15 @@ class Source:
     def pairs(self) -> Iterator[Labelled]:
         """Iterate over frames with their labels, None where a frame has none."""
         index = self.start
+        wanted = None if self.frames is None else self.start + self.frames
         frames = self.decode(self.start)
         try:
             for frame in itertools.islice(frames, self.frames):
                 pair = frame if isinstance(frame, Labelled) else Labelled(frame)
                 yield self._fitted(pair, index)
                 index += 1
+            if wanted is not None and index < wanted:
+                _warn_of_fewer(self.name, self.start, wanted - self.start, index - self.start)
         except TruncatedVideo as error:
             if self.on_error == "raise":
                 raise
@@ -91,7 +95,7 @@ class Source:
 
         Args:
           start: >= 0; at most `length` where that is known.
-          frames: None for all that are left.
+          frames: None for all that are left; where there are fewer, it warns.
 
         Raises:
           ValueError: start lies beyond the end.
@@ -99,11 +103,14 @@ class Source:
         if self.length is not None and start > self.length:
             raise ValueError(f"start {start} is beyond the end of {self.name}: it has "
                              f"{self.length} frames")  # fmt: skip
-        left = None if self.frames is None else max(0, self.frames - start)
-        frames = left if frames is None else frames if left is None else min(left, frames)
-        length = None if self.length is None else self.length - start
-        if length is not None and frames is not None:
-            length = min(length, frames)
+        known = self.frames if self.length is None else self.length
+        left = None if known is None else max(0, known - start)
+        if left is not None and (frames is None or frames >= left):
+            if frames is not None and frames > left:
+                _warn_of_fewer(self.name, self.start + start, frames, left)
+            frames = None if self.frames is None else left
+        length = left if frames is None else frames
+        length = None if self.length is None else length
         return dataclasses.replace(self, start=self.start + start, frames=frames, length=length)
 
     def _fitted(self, pair: Labelled, index: int) -> Labelled:
@@ -117,6 +124,13 @@ class Source:
             )
         labels = None if pair.labels is None else resize_labels(pair.labels, self.resize)
         return Labelled(resize(pair.frame, self.resize), labels)
+
+
+def _warn_of_fewer(name: str, start: int, wanted: int, there: int) -> None:
+    warnings.warn(
+        f"{name} has {there} frames from frame {start} on, not the {wanted} that were asked for",
+        stacklevel=4,
+    )
 
 
 def resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

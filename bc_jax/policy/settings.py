@@ -5,6 +5,7 @@ from typing import Literal
 
 from bc_jax.policy.inputs import policy_pixels
 from bc_jax.policy.network import plan_strides
+from bc_jax.typed import check_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,14 +113,19 @@ class PolicyConfig:
             "prior": False,
             "age_input": False,
         }
-        return cls(**{**settings, **changes})
+        return cls._changed("paper", settings, changes)
 
     @classmethod
     def constrained(cls, **changes) -> "PolicyConfig":
         """Returns the objective with a budget that is held, the default, `changes` aside."""
-        return cls(**changes)
+        return cls._changed("constrained", {}, changes)
 
     @classmethod
     def light(cls, **changes) -> "PolicyConfig":
         """Returns the default at a few per cent of a light network's cost, `changes` aside."""
-        return cls(**{"widths": (8, 16, 32), "pixels_per_block": 8, **changes})
+        return cls._changed("light", {"widths": (8, 16, 32), "pixels_per_block": 8}, changes)
+
+    @classmethod
+    def _changed(cls, name: str, settings: dict, changes: dict) -> "PolicyConfig":
+        check_names(changes, cls, f"PolicyConfig.{name}")
+        return cls(**{**settings, **changes})

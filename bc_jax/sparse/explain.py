@@ -1,51 +1,20 @@
-"""What a network does block by block and what it does not: operations, cost, memory, and advice."""
+"""What a network does block by block and what it does not: operations, cost and memory."""
 
 import dataclasses
 import math
-import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
+from bc_jax.sparse.advice import advise_on_blocks, advise_on_fallbacks
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.interpreter import Record, nbytes
-from bc_jax.sparse.operation import by, label, macs, window_tile
+from bc_jax.sparse.operation import by, label, macs, percent, pixels_read, window_tile
 
-# A share of the network's cost that is worth a word, and one that leaves nothing to gain.
-_NOTABLE, _ALL = 0.01, 0.9
-# Pixels read for one that a tile has, beyond which the halo costs more than the tile.
-_WIDE_HALO = 2.0
-# A tile's side in pixels, below which a convolution's overhead costs more than its sums.
-_SMALL_TILE = 4
-# Layers that a line of advice names; the rest are counted.
-_LAYERS_TOLD = 3
 # The executed fraction that the outlook is given for.
 _OUTLOOK = 0.3
-
-_REMEDIES = (
-    ("no rule for", "leave it out, or write its rule: CONTRIBUTING.md tells how"),
-    (
-        "reduces over all of space",
-        "what follows it is whole too: keep that small, or normalise each channel by fixed "
-        "statistics (batch norm)",
-    ),
-    (
-        "the result's pixels",
-        "pad with 'SAME', and make the block a multiple of all strides and windows up to there",
-    ),
-    ("mixes", "mix within windows that divide the block, or after the network"),
-    ("contracts space", "mix within windows that divide the block, or after the network"),
-    ("computed", "where it does not depend on the frame, make it a constant"),
-    ("the input is not cut into blocks", "make its size a multiple of the grid's rows and columns"),
-    ("space", "move it behind the network, to the outputs"),
-    ("", "move it behind the network, to the outputs"),
-)
-
-
-class BlockSparsityWarning(UserWarning):
-    """A network gains little or nothing from running block by block."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +53,7 @@ class Row:
     @property
     def pixels_read(self) -> float:
         """Pixels that the window reads, halo included, for each pixel of the tile."""
-        return _pixels_read(self.tile, self.halo) if self.tile and self.halo else 1.0
+        return pixels_read(self.tile, self.halo) if self.tile and self.halo else 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +68,7 @@ class Report:
         whole_macs: those of them that are spent whatever the grid.
         state_bytes: size of the FrameState.
         memory_bytes: per tensor, what is kept of it.
+        at: the report for blocks of another (height, width), in frames padded to them.
     """
 
     rows: tuple[Row, ...]
@@ -108,6 +78,7 @@ class Report:
     whole_macs: int
     state_bytes: int
     memory_bytes: dict[str, int]
+    at: Callable[[tuple[int, int]], "Report"] = dataclasses.field(repr=False, compare=False)
 
     @property
     def fallbacks(self) -> tuple[Row, ...]:
@@ -136,7 +107,7 @@ class Report:
 
     def advice(self) -> tuple[str, ...]:
         """What to change for more speed, what gains most first."""
-        return (*_advise_on_fallbacks(self), *_advise_on_halos(self), *_advise_on_tiles(self))
+        return (*advise_on_fallbacks(self), *advise_on_blocks(self))
 
     def __str__(self) -> str:
         """A table of the operations that cost or keep something or run whole, and advice."""
@@ -146,7 +117,7 @@ class Report:
             *_table(self),
             "",
             f"{n} stream(s) of {gh} x {gw} blocks of {by(self.block_size)}; "
-            f"{_count(self.macs)}MACs dense, {_percent(self.whole_macs, self.macs)} of them on the "
+            f"{_count(self.macs)}MACs dense, {percent(self.whole_macs, self.macs)} of them on the "
             f"whole frame; state {self.state_bytes / 1e6:.1f} MB",
             f"with {_OUTLOOK:.0%} of the blocks executed: {fewer:.2f} times fewer MACs; "
             f"windows read {self.pixels_read:.2f} pixels for each pixel of a tile",
@@ -161,8 +132,8 @@ class Report:
         return "\n".join([*lines, *(f"  - {each}" for each in advice)])
 
 
-def make_report(records: list[Record], grid_shape, state) -> Report:
-    """Sum up the records of a walk; warns where nothing is to be gained from blocks."""
+def make_report(records: list[Record], grid_shape, state, at) -> Report:
+    """Sum up the records of a walk; `at` is the report's."""
     records = [record for record in records if record.op.out_avals]
     memory = {
         f"{kind}/{key}": nbytes(kept)
@@ -191,7 +162,7 @@ def make_report(records: list[Record], grid_shape, state) -> Report:
             zip(records, tiles, layers, _causes(records), strict=True)
         )
     )
-    report = Report(
+    return Report(
         rows,
         tuple(grid_shape),
         tuple(s // g for s, g in zip(state.frames.shape[1:3], grid_shape[1:], strict=True)),
@@ -199,74 +170,8 @@ def make_report(records: list[Record], grid_shape, state) -> Report:
         whole_macs=sum(row.macs for row in rows if row.where == "whole"),
         state_bytes=nbytes(jax.tree.leaves(state)),
         memory_bytes=memory,
+        at=at,
     )
-    if report.fallbacks and report.whole_macs >= _ALL * report.macs > 0:
-        _, first = max(
-            enumerate(rows), key=lambda row: bool(row[1].reason) * report.forced_macs(row[0])
-        )
-        warnings.warn(
-            f"{_percent(report.whole_macs, report.macs)} of the network's multiply-accumulates run "
-            f"on the whole frame whatever the grid, most of all because of {first.name} "
-            f"{list(first.shape)}{_in_layers([first])}: {first.reason}; "
-            "print(sparse.explain(params, frames)) tells what to change",
-            BlockSparsityWarning,
-            stacklevel=3,
-        )
-    return report
-
-
-def _advise_on_fallbacks(report: Report) -> list[str]:
-    """A line for each kind of fallback that makes a notable share of the network run whole."""
-    kinds: dict[tuple[str, str], list[int]] = {}
-    for number, row in enumerate(report.rows):
-        if row.reason:
-            kinds.setdefault((row.name, row.reason), []).append(number)
-    forced = {kind: report.forced_macs(*numbers) for kind, numbers in kinds.items()}
-    said = []
-    for (name, reason), cost in sorted(forced.items(), key=lambda pair: -pair[1]):
-        if cost < _NOTABLE * report.macs:
-            continue
-        numbers = kinds[name, reason]
-        which = f"{name} {list(report.rows[numbers[0]].shape)}"
-        which += f" and {len(numbers) - 1} more like it" if len(numbers) > 1 else ""
-        which += _in_layers([report.rows[number] for number in numbers])
-        remedy = next(remedy for words, remedy in _REMEDIES if words in reason)
-        share = _percent(cost, report.macs)
-        verb = "force" if len(numbers) > 1 else "forces"
-        said.append(f"{which} {verb} {share} of the work to be dense ({reason}): {remedy}")
-    return said
-
-
-def _advise_on_halos(report: Report) -> list[str]:
-    """A line on the windows whose halo is larger than their tiles."""
-    wide = [r for r in report.rows if r.where == "blocks" and r.pixels_read >= _WIDE_HALO]
-    if not wide or report.pixels_read < 0.5 * (1 + _WIDE_HALO):
-        return []
-    worst = max(wide, key=lambda row: row.pixels_read)
-    larger = (2 * worst.tile[0], 2 * worst.tile[1])
-    return [
-        f"the halo eats the gain of {len(wide)} window(s) with "
-        f"{_percent(sum(row.macs for row in wide), report.macs)} of the MACs: {worst.label}"
-        f"{_in_layers([worst])} reads {worst.pixels_read:.1f} pixels for each pixel of its tiles "
-        f"of {by(worst.tile)}; blocks of {by([2 * side for side in report.block_size])} would make "
-        f"it {_pixels_read(larger, worst.halo):.1f}"
-    ]
-
-
-def _advise_on_tiles(report: Report) -> list[str]:
-    """A line on tiles that are too small to be worth a convolution's overhead."""
-    windows = [r for r in report.rows if r.where == "blocks" and r.tile and r.macs]
-    small = [row for row in windows if min(row.tile) < _SMALL_TILE]
-    share = sum(row.macs for row in small)
-    if share < _NOTABLE * report.macs or not small:
-        return []
-    least = min((row.tile for row in small), key=min)
-    factor = math.ceil(_SMALL_TILE / min(least))
-    return [
-        f"{_percent(share, report.macs)} of the MACs run on tiles of down to {by(least)} pixels, "
-        f"too few for their overhead: blocks of {by([factor * s for s in report.block_size])} "
-        f"would make them {by([factor * side for side in least])}"
-    ]
 
 
 def _without_root(layers: list[str]) -> list[str]:
@@ -275,13 +180,6 @@ def _without_root(layers: list[str]) -> list[str]:
     if len(outermost) != 1 or not any("/" in layer for layer in layers):
         return layers
     return [layer.partition("/")[2] for layer in layers]
-
-
-def _in_layers(rows: list[Row]) -> str:
-    """Where these stand, for a sentence: " in stage1/norm, stage2/norm and 2 other layers"."""
-    layers = list(dict.fromkeys(row.layer for row in rows if row.layer))
-    shown, left = ", ".join(layers[:_LAYERS_TOLD]), len(layers) - _LAYERS_TOLD
-    return (f" in {shown}" if shown else "") + (f" and {left} other layer(s)" if left > 0 else "")
 
 
 def _table(report: Report) -> Iterator[str]:
@@ -300,13 +198,13 @@ def _table(report: Report) -> Iterator[str]:
                 by(row.tile) if row.tile else "",
                 _halo(row.halo),
                 _count(row.macs) if row.macs else "",
-                _percent(row.macs, report.macs) if row.macs else "",
+                percent(row.macs, report.macs) if row.macs else "",
                 f"{_count(row.state_bytes)}B" if row.state_bytes else "",
                 row.reason,
             ))  # fmt: skip
     pictures = report.state_bytes - sum(report.memory_bytes.values())
     table.append(("frames, outputs", "", "", "", "", "", "", "", f"{_count(pictures)}B", ""))
-    total = f"{_count(report.macs)}", _percent(report.macs, report.macs)
+    total = f"{_count(report.macs)}", percent(report.macs, report.macs)
     table.append(("all", "", "", "", "", "", *total, f"{_count(report.state_bytes)}B", ""))
     if not any(line[1] for line in table[1:]):  # no scope has a name
         table = [(line[0], *line[2:]) for line in table]
@@ -360,19 +258,10 @@ def _first_reader(kind: str, value: int | None, records: list[Record], made) -> 
     return made.get(value)
 
 
-def _pixels_read(tile, halo: Halo) -> float:
-    (h, w), (top, bottom, left, right) = tile, halo
-    return (h + top + bottom) * (w + left + right) / (h * w)
-
-
 def _halo(halo: Halo | None) -> str:
     if halo in (None, Halo()):
         return ""
     return str(halo.top) if len(set(halo)) == 1 else " ".join(map(str, halo))
-
-
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else ""
 
 
 def _count(value: float) -> str:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.interpreter import Record
 from bc_jax.sparse.program import Op
 
@@ -9,6 +10,17 @@ from bc_jax.sparse.program import Op
 def by(sizes) -> str:
     """Sizes as text: 3x3."""
     return "x".join(map(str, sizes))
+
+
+def percent(part: float, whole: float) -> str:
+    """A part as text, in percent; "" where there is no whole."""
+    return f"{100 * part / whole:.1f} %" if whole else ""
+
+
+def pixels_read(tile: tuple[int, int], halo: Halo) -> float:
+    """Pixels that a window reads, halo included, for each pixel of its tile."""
+    (h, w), (top, bottom, left, right) = tile, halo
+    return (h + top + bottom) * (w + left + right) / (h * w)
 
 
 def window_tile(record: Record, grid_shape) -> tuple[int, int] | None:

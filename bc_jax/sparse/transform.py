@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from bc_jax.sparse.advice import warn_of_no_gain
 from bc_jax.sparse.blocks import Blocks, block_index, combine, executed_grid, split
 from bc_jax.sparse.explain import Report, make_report
 from bc_jax.sparse.interpreter import Context, Plan, Record, interpret, memory_for
@@ -166,8 +167,21 @@ class BlockCopy:
         Returns:
             A report; `str(report)` is a table.
         """
+        report = self._report(params, frames)
+        warn_of_no_gain(report)
+        return report
+
+    def _report(self, params, frames) -> Report:
         traced = self._trace(params, frames)
-        return make_report(traced.records, traced.grid_shape, traced.state)
+
+        def at(size: tuple[int, int]) -> Report:
+            n, *sides, c = frames.shape
+            padded = (-(-side // block) * block for side, block in zip(sides, size, strict=True))
+            shape = (n, *padded, c)
+            other = BlockCopy(self.apply_fn, size)
+            return other._report(params, jax.ShapeDtypeStruct(shape, frames.dtype))
+
+        return make_report(traced.records, traced.grid_shape, traced.state, at)
 
     def _trace(self, params, frames) -> _Traced:
         grid_shape = self.grid_shape(frames)

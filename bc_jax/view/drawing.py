@@ -42,18 +42,19 @@ def viridis() -> np.ndarray:
     return (matplotlib.colormaps["viridis"](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8)
 
 
-def colour_mapped(values: np.ndarray, top: float) -> np.ndarray:
+def colour_mapped(values: np.ndarray, top: float, *, power: float = 1.0) -> np.ndarray:
     """Values in [0, top] to viridis; beyond it the last colour, and grey where not finite.
 
     Args:
       values: float [...].
       top: > 0.
+      power: of values / top; below 1 it tells small values apart.
 
     Returns:
       uint8 [..., 3].
     """
     finite = np.isfinite(values)
-    level = np.clip(np.where(finite, values, 0) / top, 0, 1)
+    level = np.clip(np.where(finite, values, 0) / top, 0, 1) ** power
     colours = viridis()[np.round(level * 255).astype(int)]
     return np.where(finite[..., None], colours, np.uint8(128))
 

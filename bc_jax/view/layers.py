@@ -24,6 +24,10 @@ TITLES = {
 }
 
 
+# The colours of information gain are even in its square root: most blocks gain little.
+GAIN_POWER = 0.5
+
+
 def layers(
     frame: np.ndarray,
     prediction_classes: np.ndarray,
@@ -79,8 +83,9 @@ def draw_layers(
             f"cover the frame of {height}x{width} (height x width)"
         )
 
-    def coloured(values, most):
-        shown = spread(colour_mapped(np.asarray(values, np.float32), most), rows, columns)
+    def coloured(values, most, power=1.0):
+        shown = colour_mapped(np.asarray(values, np.float32), most, power=power)
+        shown = spread(shown, rows, columns)
         return outline(shown, executed, rows, columns, (255, 255, 255), 1)
 
     picture = scaled(to_uint8(frame), view)
@@ -92,7 +97,7 @@ def draw_layers(
         "prediction": (0.4 * picture + 0.6 * colours).astype(np.uint8),
         "blocks": outline(dimmed, executed, rows, columns, EXECUTED, line),
         "state": scaled(to_uint8(state), view),
-        "gain": coloured(gain, top),
+        "gain": coloured(gain, top, GAIN_POWER),
     }
     if probabilities is None:
         return views | {"classes": colours}

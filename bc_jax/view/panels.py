@@ -1,17 +1,19 @@
 """One picture of everything that happens at a frame: six views side by side."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from bc_jax.view.drawing import fit_text, font, viridis
-from bc_jax.view.layers import TITLES, draw_layers, highest
+from bc_jax.view.layers import GAIN_POWER, TITLES, draw_layers, highest
 
 _BACKGROUND, _TEXT, _FAINT = (18, 20, 24), (238, 240, 244), (160, 166, 176)
 _TALLEST = 9 / 16  # of the width: what fills a screen
 _NARROWEST = 400  # pixels of a column at a width of 1920, for what stands above and below
+_LEGEND = 2  # lines of the legend at most
 
 
 def panel(
@@ -41,15 +43,18 @@ def panel(
       probabilities: of execution, float [Gh, Gw] in [0, 1]; None: the sixth view shows the
         prediction's colours by themselves.
       palette: uint8 [classes, 3].
-      class_names: a name for each class.
+      class_names: a name for each class. The legend has them all, each in a place of its own, those
+        that are not in the prediction hollow; where they are too many for two lines, it has those
+        in the prediction, in the same order, and counts what finds no room.
       figures: name -> value, shown in a strip on top; numbers get three significant digits.
       title: stands left of the figures, in two lines where it has no room in one.
       block_size: a block's side or (height, width) in pixels of the frame, where the frame was
         cropped and the last blocks reach beyond it; None: the blocks divide the frame.
       gain_max: the gain that gets the brightest colour; None: this frame's largest. A fixed one
-        keeps the colours of a video comparable.
+        keeps the colours of a video comparable. They are even in the gain's square root.
       width: the picture's largest width in pixels, even, at least 960. The picture is as large as
-        fits it and 16:9; its size depends on the frame's shape and the number of figures alone.
+        fits it and 16:9; its size depends on the frame's shape, the figures' names, the title and
+        the class names alone.
 
     Returns:
       uint8 RGB picture, its sides even.
@@ -65,25 +70,29 @@ def panel(
 
     figures = {name: _number(value) for name, value in (figures or {}).items()}
     height_, width_ = np.shape(frame)[:2]
-    plan = _plan((height_, width_), width, title, figures)
+    plan = _plan((height_, width_), width, title, figures, class_names)
     top = highest(gain, gain_max)
     images = draw_layers(
         frame, classes, executed, frame_state, gain, probabilities, palette, block_size, top,
         plan.view, line=max(1, round(width / 960)),
     )  # fmt: skip
     count = int(executed.sum())
+    counts = np.bincount(classes.ravel(), minlength=len(palette))
+    there = f"{np.count_nonzero(counts)} of {len(class_names)} classes, named below"
     share = f"{count} of {executed.size} blocks ({count / executed.size:.1%}); dark: copied"
     below = {
         "frame": _Note(f"{width_} × {height_} pixels"),
-        "prediction": _legend(classes, palette, class_names),
+        "prediction": _Note(there),
         "blocks": _Note(share),
         "state": _Note("each block as it was last executed"),
-        "gain": _Bar(top),
-        "probability": _Bar(1.0),
+        "gain": _Bar(top, GAIN_POWER),
+        "probability": _Bar(1.0, 1.0),
         "classes": _Note("the prediction by itself"),
     }
     views = [(TITLES[name], image, below[name]) for name, image in images.items()]
-    return _draw(plan, views, title, figures)
+    picture = _draw(plan, views, title, figures)
+    _draw_legend(picture, plan, counts, palette, class_names)
+    return np.array(picture)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +106,7 @@ class _Plan:
     strip: int  # height of the title's and the figures' strip
     heading: int  # height of a view's title
     line: int  # height of a line under a view
+    legend: int  # lines of the legend
     scale: float  # pixels for one pixel at a width of 1920
 
 
@@ -108,33 +118,34 @@ class _Note:
 @dataclasses.dataclass(frozen=True)
 class _Bar:
     top: float  # what the brightest colour stands for
+    power: float  # of value / top, in which the colours are even
 
 
-@dataclasses.dataclass(frozen=True)
-class _Legend:
-    entries: tuple[tuple[str, tuple[int, int, int]], ...]
+def _plan(
+    frame: tuple[int, int],
+    width: int,
+    title: str,
+    figures: Mapping[str, str],
+    class_names: Sequence[str],
+) -> _Plan:
+    # More lines above and below make the views smaller, and thereby, maybe, the lines shorter.
+    strip, legend = 0, 1
+    while True:
+        plan = _views_plan(frame, width, strip, legend)
+        _, _, cells = _strip(plan, title, figures)
+        rows = 1 + max((row for row, _, _ in cells), default=0)
+        needed = round(74 * plan.scale) * rows if title or figures else 0
+        lines = min(_LEGEND, _lines(plan, _wide(plan, class_names)))
+        if needed <= strip and lines <= legend:
+            return plan
+        strip, legend = max(strip, needed), max(legend, lines)
 
 
-def _plan(frame: tuple[int, int], width: int, title: str, figures: Mapping[str, str]) -> _Plan:
+def _views_plan(frame: tuple[int, int], width: int, strip: int, legend: int) -> _Plan:
     scale = width / 1920
     gap, heading, line = round(20 * scale), round(40 * scale), round(31 * scale)
-    strip = 0
-    # More figures make the strip higher, the views smaller, and the strip's lines shorter.
-    for _ in range(len(figures) + 1):
-        plan = _views_plan(frame, width, scale, gap, heading, line, strip)
-        cells = _cells(plan, title, figures)
-        needed = round(74 * scale) * (1 + max((row for row, _, _ in cells), default=0))
-        if needed <= strip:
-            break
-        strip = needed
-    return plan
-
-
-def _views_plan(
-    frame: tuple[int, int], width: int, scale: float, gap: int, heading: int, line: int, strip: int
-) -> _Plan:
-    # The upper row has two lines below each view, for the classes; the lower row has one.
-    around = strip + 2 * heading + 3 * line + gap
+    # A line below each view, and the legend below the upper ones.
+    around = strip + 2 * heading + (2 + legend) * line + gap
     room = (round(width * _TALLEST) - around) // 2
     widest = (width - 4 * gap) // 3
     factor = min(widest / frame[1], room / frame[0])
@@ -149,11 +160,12 @@ def _views_plan(
         strip=strip,
         heading=heading,
         line=line,
+        legend=legend,
         scale=scale,
     )
 
 
-def _draw(plan: _Plan, views, title: str, figures: Mapping[str, str]) -> np.ndarray:
+def _draw(plan: _Plan, views, title: str, figures: Mapping[str, str]):
     from PIL import Image, ImageDraw
 
     height, width = plan.size
@@ -164,56 +176,67 @@ def _draw(plan: _Plan, views, title: str, figures: Mapping[str, str]) -> np.ndar
     for place, (name, image, below) in enumerate(views):
         row, column = divmod(place, 3)
         x = plan.gap + column * (plan.column + plan.gap)
-        y = plan.strip + row * (plan.heading + plan.view[0] + 2 * plan.line)
+        y = plan.strip + row * (plan.heading + plan.view[0] + (1 + plan.legend) * plan.line)
         draw.text((x, y + plan.heading // 2), name, _TEXT, heading, anchor="lm")
         canvas.paste(Image.fromarray(image), (x, y + plan.heading))
         _draw_below(canvas, draw, plan, x, y + plan.heading + plan.view[0], below)
-    return np.array(canvas)
+    return canvas
 
 
 def _strip_fonts(plan: _Plan):
     return font(round(17 * plan.scale)), font(round(25 * plan.scale), bold=True)
 
 
-def _title_lines(plan: _Plan, title: str, figures: Mapping[str, str]) -> tuple[list[str], int]:
-    """The title, in two lines where figures leave it no room for one, and its width."""
+def _strip(
+    plan: _Plan, title: str, figures: Mapping[str, str]
+) -> tuple[list[str], int, list[tuple[int, int, int]]]:
+    """The title's lines, their width, and the (row, x, width) of each figure beside it.
+
+    The title is broken in two where it has no room otherwise, or that spares a row of figures.
+    """
     wide = _strip_fonts(plan)[1].getlength
     most = plan.column if figures else plan.size[1] - 2 * plan.gap
     words = title.split(" ")
-    lines = [title]
-    if wide(title) > most and len(words) > 1:
-        halves = ([" ".join(words[:n]), " ".join(words[n:])] for n in range(1, len(words)))
-        lines = min(halves, key=lambda pair: max(map(wide, pair)))
-    return lines, min(most, math.ceil(max(map(wide, lines))))
+    halves = [[" ".join(words[:n]), " ".join(words[n:])] for n in range(1, len(words))]
+    broken = min(halves, key=lambda pair: max(map(wide, pair)), default=[title])
+    options = []
+    for lines in [title], broken:
+        taken = min(most, math.ceil(max(map(wide, lines))))
+        cells = _cells(plan, plan.gap + (taken + 2 * plan.gap if taken else 0), figures)
+        rows = max((row for row, _, _ in cells), default=0)
+        options.append((max(map(wide, lines)) > most, rows, lines, taken, cells))
+    return min(options, key=lambda option: option[:2])[2:]
 
 
-def _cells(plan: _Plan, title: str, figures: Mapping[str, str]) -> list[tuple[int, int, int]]:
-    """(row, x, width) of each figure, as wide as its name, a usual number or a short text."""
+def _cells(plan: _Plan, left: int, figures: Mapping[str, str]) -> list[tuple[int, int, int]]:
+    """(row, x, width) of each figure from `left` on: a table of as few rows as there is room for.
+
+    A figure is as wide as its name, a usual number or a short text.
+    """
     small, large = _strip_fonts(plan)
-    _, taken = _title_lines(plan, title, figures)
-    left = plan.gap + (taken + 2 * plan.gap if taken else 0)
-    right = plan.size[1] - plan.gap
-    cells, row, x = [], 0, left
+    right, wide = plan.size[1] - plan.gap, []
     for name, value in figures.items():
         least = large.getlength("-0.00123")  # so that a changing number does not move the rest
         if not _is_number(value):
             least = max(least, large.getlength(value))
-        wide = round(min(max(small.getlength(name), least), right - left))
-        if x > left and x + wide > right:
-            row, x = row + 1, left
-        cells.append((row, x, wide))
-        x += wide + plan.gap
-    return cells
+        wide.append(round(min(max(small.getlength(name), least), right - left)))
+    for rows in range(1, len(wide) + 1):
+        columns = math.ceil(len(wide) / rows)
+        widths = [max(wide[column::columns]) for column in range(columns)]
+        starts = list(itertools.accumulate((w + plan.gap for w in widths), initial=left))
+        if starts[-1] - plan.gap <= right:
+            break
+    places = (divmod(place, columns) for place in range(len(wide)))
+    return [(row, starts[column], widths[column]) for row, column in places]
 
 
 def _draw_strip(draw, plan: _Plan, title: str, figures: Mapping[str, str]):
     """The title on the left, the figures beside it: a name above each value."""
     small, large = _strip_fonts(plan)
-    lines, room = _title_lines(plan, title, figures)
+    lines, room, cells = _strip(plan, title, figures)
     for place, text in enumerate(lines):
         y = plan.strip / 2 + (place - (len(lines) - 1) / 2) * plan.line
         draw.text((plan.gap, y), fit_text(text, large, room), _TEXT, large, anchor="lm")
-    cells = _cells(plan, title, figures)
     high = plan.strip / (1 + max((row for row, _, _ in cells), default=0))
     for (name, value), (row, x, wide) in zip(figures.items(), cells, strict=True):
         y = row * high
@@ -228,51 +251,74 @@ def _draw_below(canvas, draw, plan: _Plan, x: int, y: int, below):
     if isinstance(below, _Note):
         text = fit_text(below.text, small, plan.column)
         draw.text((x, y + line // 2 + 2), text, _FAINT, small, anchor="lm")
-    elif isinstance(below, _Bar):
-        from PIL import Image
+        return
+    from PIL import Image
 
-        ends = "0", _number(below.top)
-        bar, thick = plan.column * 2 // 5, max(4, round(14 * plan.scale))
-        pad, middle = round(8 * plan.scale), y + line // 2 + 2
-        ramp = np.broadcast_to(viridis()[np.arange(bar) * 256 // bar], (thick, bar, 3))
-        at = x + round(small.getlength(ends[0])) + pad
-        draw.text((x, middle), ends[0], _FAINT, small, anchor="lm")
-        canvas.paste(Image.fromarray(np.ascontiguousarray(ramp)), (at, middle - thick // 2))
-        draw.text((at + bar + pad, middle), ends[1], _FAINT, small, anchor="lm")
-        told = at + bar + 3 * pad + round(small.getlength(ends[1]))
-        text = fit_text("white: executed", small, x + plan.column - told)
-        draw.text((told, middle), text, _FAINT, small, anchor="lm")
-    else:
-        _draw_legend(draw, plan, x, y, below, small)
-
-
-def _draw_legend(draw, plan: _Plan, x: int, y: int, legend: _Legend, small):
-    """Classes in two lines, the most frequent first; what finds no room is counted."""
-    side, pad, line = round(15 * plan.scale), round(7 * plan.scale), plan.line
-    right = x + plan.column
-    at, row = x, 0
-    for place, (name, colour) in enumerate(legend.entries):
-        left = len(legend.entries) - place
-        more = small.getlength(f"+{left - 1} more") if left > 1 and row == 1 else 0
-        wide = side + pad + small.getlength(name)
-        if row == 0 and at > x and at + wide > right:
-            at, row = x, 1
-            more = small.getlength(f"+{left - 1} more") if left > 1 else 0
-        middle = y + row * line + line // 2 + 2
-        if row == 1 and at > x and at + wide + (2 * pad + more if more else 0) > right:
-            draw.text((at, middle), f"+{left} more", _FAINT, small, anchor="lm")
-            return
-        box = (at, middle - side // 2, at + side, middle - side // 2 + side)
-        draw.rectangle(box, fill=colour, outline=_FAINT)
-        text = fit_text(name, small, right - at - side - pad)
-        draw.text((at + side + pad, middle), text, _TEXT, small, anchor="lm")
-        at += round(wide) + 2 * pad
+    half, thick = plan.column // 6, max(4, round(14 * plan.scale))
+    pad, middle = round(8 * plan.scale), y + line // 2 + 2
+    ramp = np.broadcast_to(viridis()[np.arange(2 * half) * 128 // half], (thick, 2 * half, 3))
+    at = x
+    for place, level in enumerate((0.0, 0.5, 1.0)):  # a value at each end and in the middle
+        text = _number(level ** (1 / below.power) * below.top)
+        draw.text((at, middle), text, _FAINT, small, anchor="lm")
+        at += round(small.getlength(text)) + pad
+        part = np.ascontiguousarray(ramp[:, place * half : (place + 1) * half])
+        if part.size:
+            canvas.paste(Image.fromarray(part), (at, middle - thick // 2))
+            at += half + pad
+    text = fit_text("white: executed", small, x + plan.column - at - pad)
+    draw.text((at + pad, middle), text, _FAINT, small, anchor="lm")
 
 
-def _legend(classes: np.ndarray, palette: np.ndarray, names: Sequence[str]) -> _Legend:
-    counts = np.bincount(classes.ravel(), minlength=len(palette))
-    order = [k for k in np.argsort(-counts, kind="stable") if counts[k]]
-    return _Legend(tuple((names[k], tuple(map(int, palette[k]))) for k in order))
+def _wide(plan: _Plan, names: Sequence[str]) -> list[int]:
+    """The width of each entry of a legend: a box and a name, which is cut where it is too long."""
+    small, box = font(round(17 * plan.scale)), round(22 * plan.scale)
+    most = plan.size[1] - 2 * plan.gap
+    return [min(most, box + math.ceil(small.getlength(name))) for name in names]
+
+
+def _places(plan: _Plan, wide: Sequence[int]) -> list[tuple[int, int]]:
+    """(line, x) of entries that follow one another in as many lines as they need."""
+    places, line, x = [], 0, plan.gap
+    for each in wide:
+        if x > plan.gap and x + each > plan.size[1] - plan.gap:
+            line, x = line + 1, plan.gap
+        places.append((line, x))
+        x += each + round(14 * plan.scale)
+    return places
+
+
+def _lines(plan: _Plan, wide: Sequence[int]) -> int:
+    return 1 + max((line for line, _ in _places(plan, wide)), default=0)
+
+
+def _draw_legend(canvas, plan: _Plan, counts: np.ndarray, palette, names: Sequence[str]):
+    """All classes in their places, or as many of those that are there as find room."""
+    from PIL import ImageDraw
+
+    draw, small = ImageDraw.Draw(canvas), font(round(17 * plan.scale))
+    wide = _wide(plan, names)
+    there = [k for k in np.argsort(-counts, kind="stable") if counts[k]]
+    shown, left = list(range(len(names))), []
+    while _lines(plan, [*(wide[k] for k in shown), *(_wide(plan, left))]) > plan.legend:
+        # The most frequent ones, one fewer each time, in the order of the classes.
+        most = len(there) if len(shown) > len(there) else len(shown) - 1
+        shown = sorted(there[:most])
+        left = [f"+{len(there) - most} more"] if most < len(there) else []
+    places = _places(plan, [*(wide[k] for k in shown), *_wide(plan, left)])
+    top = plan.strip + plan.heading + plan.view[0] + plan.line
+    side = round(15 * plan.scale)
+    for k, (line, x) in itertools.zip_longest(shown, places, fillvalue=None):
+        y = top + line * plan.line + plan.line // 2 + 2
+        if k is None:
+            draw.text((x, y), left[0], _FAINT, small, anchor="lm")
+            break
+        box = (x, y - side // 2, x + side, y - side // 2 + side)
+        fill = tuple(map(int, palette[k])) if counts[k] else None
+        draw.rectangle(box, fill=fill, outline=_FAINT)
+        text = fit_text(names[k], small, wide[k] - round(22 * plan.scale) + 1)
+        x += round(22 * plan.scale)
+        draw.text((x, y), text, _TEXT if counts[k] else _FAINT, small, anchor="lm")
 
 
 def _number(value) -> str:
