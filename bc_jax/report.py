@@ -93,7 +93,8 @@ def _about(results: dict, config: dict, metrics: dict) -> str:
     facts = []
     model, data = config.get("model", {}), config.get("data", {})
     if model:
-        facts.append(f"{model.get('name')} on {data.get('source')}")
+        measured = config.get("evaluate", {}).get("source") if results else None
+        facts.append(f"{model.get('name')} on {measured or data.get('source')}")
     if "frame_size" in results:
         height, width = results["frame_size"]
         facts.append(f"{width} × {height} pixels")

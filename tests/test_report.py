@@ -23,6 +23,18 @@ def test_a_training_run_alone_has_its_curves(tmp_path):
     assert "<h2>Summary</h2>" not in page and "<h2>Frames</h2>" not in page
 
 
+def test_the_page_names_what_was_measured():
+    config = {
+        "model": {"name": "a network"},
+        "data": {"source": "for training"},
+        "evaluate": {"source": "for measuring"},
+    }
+    assert "a network on for training" in report._about({}, config, {})
+    assert "a network on for measuring" in report._about({"rows": []}, config, {})
+    config["evaluate"]["source"] = None
+    assert "a network on for training" in report._about({"rows": []}, config, {})
+
+
 def test_a_folder_without_a_run_is_told(tmp_path, capsys):
     with pytest.raises(SystemExit):
         report.main([str(tmp_path)])
