@@ -79,12 +79,22 @@ def test_uint8_and_float_frames_give_the_same(espnet, reference):
 
 
 def test_espnet_in_bfloat16_keeps_the_classes(reference):
-    network = load("espnet_cityscapes", dtype=jnp.bfloat16)
     frames = reference["image_bgr"][None, ..., ::-1]
-    logits = jax.jit(network.apply_fn)(network.params, frames)
-    assert logits.dtype == jnp.bfloat16
-    agreement = (np.asarray(logits[0], np.float32).argmax(-1) == reference["classes"]).mean()
-    assert agreement > 0.98
+
+    def logits_in(dtype):
+        network = load("espnet_cityscapes", dtype=dtype)
+        logits = jax.jit(network.apply_fn)(network.params, frames)
+        assert logits.dtype == dtype
+        return np.asarray(logits[0], np.float32)
+
+    logits, exact = logits_in(jnp.bfloat16), logits_in(jnp.float32)
+    # Of 8 bits the last is worth 0.06 at the largest logits: closer classes are as good as tied, and
+    # which of them wins depends on the order in which a processor adds.
+    second, first = np.partition(exact, -2)[..., -2:].transpose(2, 0, 1)
+    clear = first - second > 0.2
+    assert clear.mean() > 0.9
+    assert (logits.argmax(-1) == reference["classes"])[clear].mean() > 0.995
+    assert np.abs(logits - exact).mean() < 0.004 * np.abs(exact).max()
 
 
 def test_espnet_says_which_sizes_it_takes():
