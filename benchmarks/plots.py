@@ -67,10 +67,16 @@ def plot_efficiency(path: Path, rows: Iterable[dict]) -> Path:
     return save_figure(figure, path)
 
 
-def plot_steps(path: Path, rows: Iterable[dict]) -> Path:
-    """What a frame takes, part by part, beside the dense network; of `benchmarks.step`."""
+def plot_steps(path: Path, rows: list[dict]) -> Path:
+    """What a frame takes, part by part, beside the dense network; of `benchmarks.step`.
+
+    Of each case only the lowest fraction is drawn.
+    """
     bars: dict[str, dict[str, float]] = {}
+    lowest: dict[str, float] = {}
     for row in rows:
+        lowest[case_of(row)] = min(row["fraction"], lowest.get(case_of(row), 1.0))
+    for row in (row for row in rows if row["fraction"] == lowest[case_of(row)]):
         bars.setdefault(f"{case_of(row)}, dense", {"dense": row["dense_ms"]})
         name = f"{case_of(row)}, {row['policy']} at {row['fraction']:.2f}"
         bars[name] = {part: row[f"{part}_ms"] for part in PARTS}

@@ -1,8 +1,8 @@
 """The whole step: policy, network and learning, each in milliseconds and as a share.
 
-python -m benchmarks.step --model swiftnet_rn18 --target 0.3
+python -m benchmarks.step --model swiftnet_rn18 --targets 0.3 0.5
 
-The network runs on random grids of exactly the target's blocks, so that the figure does not hang
+The network runs on random grids of exactly a target's blocks, so that the figure does not hang
 on what the policy has learnt; the policy looks, draws and is read back as it is in `Runner`.
 `benchmarks.clip` runs `Runner` itself.
 """
@@ -32,6 +32,7 @@ PARTS = ("policy", "network", "bookkeeping", "learning")
 COLUMNS = {
     **cases.NETWORK,
     "policy": "{policy}",
+    "target": "{target:g}",
     "executed": "{executed}/{blocks}",
     "dense ms": "{dense_ms:.1f}",
     "step ms": "{step_ms:.1f}",
@@ -43,17 +44,18 @@ COLUMNS = {
 def measure(
     case: Case = DEFAULT,
     *,
-    target: float = 0.3,
+    targets: tuple[float, ...] = (0.3, 0.5, 0.7),
     policies: tuple[Literal[*POLICIES], ...] = ("paper", "light"),
     train_interval: int = 3,
     repeats: int = 15,
     warm_up: int = 2,
 ) -> list[dict]:
-    """One row per policy; dense versions and all parts are timed in turn.
+    """One row per target and policy; dense versions and all parts are timed in turn.
 
     Args:
         case: the network.
-        target: fraction of the blocks that is executed.
+        targets: fractions of the blocks that are executed. Looking and learning are timed with
+            the first: they are the same work for all.
         policies: which ones.
         train_interval: frames from one update of the policy to the next.
         repeats: rounds that count.
@@ -61,29 +63,39 @@ def measure(
     """
     loaded = load(case)
     dense = loaded.dense_calls()
-    executed = case.executed(target)
-    grids = random_grids(loaded.grid_shape, executed, warm_up + repeats)
-    calls = {**dense, "network": loaded.sparse_call(grids)}
+    grids = {
+        target: random_grids(loaded.grid_shape, case.executed(target), warm_up + repeats)
+        for target in targets
+    }
+    calls = dense | {
+        f"{target} network": loaded.sparse_call(drawn) for target, drawn in grids.items()
+    }
     shares = {}
     for name in policies:
-        steps = Steps(loaded.sparse, POLICIES[name](target=target), target, train_interval)
+        steps = Steps(loaded.sparse, POLICIES[name](target=targets[0]), targets[0], train_interval)
         parts, shares[name] = _policy_calls(steps, loaded, grids)
         calls |= {f"{name} {part}": call for part, call in parts.items()}
     # Programs that are not compiled yet are compiled in the first round, which does not count.
     timings = alternate(calls, repeats=repeats, warm_up=max(1, warm_up))
     best = fastest(timings, dense)
     rows = []
-    for name in policies:
-        called = {part: part if part == "network" else f"{name} {part}" for part in PARTS}
+    for target, name in itertools.product(targets, policies):
+        executed = case.executed(target)
+        called = {
+            "policy": f"{name} policy",
+            "network": f"{target} network",
+            "bookkeeping": f"{name} {target} bookkeeping",
+        }
         fraction = executed / case.blocks
         rows.append(
             case.row("step")
-            | {"policy": name, "train_interval": train_interval, "repeats": repeats}
+            | {"policy": name, "target": target}
+            | {"train_interval": train_interval, "repeats": repeats}
             | {"fraction": fraction, "executed": executed, "blocks": case.blocks}
             | {"dense_version": best, **timings[best].milliseconds("dense")}
             | {"policy_macs_share": shares[name]}
             | _sums(
-                {part: timings[called[part]].median for part in PARTS}
+                {part: timings[call].median for part, call in called.items()}
                 | {"learning": _learning(timings, name)},
                 dense=timings[best].median,
                 train_interval=train_interval,
@@ -114,21 +126,18 @@ def _sums(parts: dict[str, float], *, dense: float, train_interval: int, fractio
     }
 
 
-def _policy_calls(steps: Steps, loaded: Loaded, grids: list[jax.Array]):
-    """What `Runner` does beside the network, as calls to be timed; the policy's share of MACs."""
+def _policy_calls(steps: Steps, loaded: Loaded, grids: dict[float, list[jax.Array]]):
+    """What `Runner` does beside the network, as calls to be timed; the policy's share of MACs.
+
+    Bookkeeping is one call for each of the targets, whose grids are given.
+    """
     pieces = CompiledSteps(steps)
-    params, frames = loaded.params, loaded.frames[0]
-    executed = int(grids[0].sum())
-    state = pieces.init(jax.random.key(0), params, frames)
+    params, first = loaded.params, loaded.frames[0]
+    state = pieces.init(jax.random.key(0), params, first)
     # As after the first frame, when no block is missing any more.
     state = state.replace(missing=jnp.zeros_like(state.missing))
-    memory = state.frame_state.replace(grid=grids[0])
-    reset = np.zeros(len(frames), bool)
-    after, decision = pieces.decide(state, frames, reset, learns=True)
-    # As though the policy had drawn these grids.
-    drawn = decision.replace(looked=None)
-    decided = itertools.cycle([drawn.replace(sampled=grid) for grid in grids])
-    _, outcome = pieces.settle(after, next(decided), memory, capacity=executed)
+    reset = np.zeros(len(first), bool)
+    after, decision = pieces.decide(state, first, reset, learns=True)
     policy = jax.tree.map(jnp.copy, state.policy)
     frames = itertools.cycle(loaded.frames)
 
@@ -137,23 +146,35 @@ def _policy_calls(steps: Steps, loaded: Loaded, grids: list[jax.Array]):
         int(decision.count)  # read back, as the runner does
         return decision
 
-    def bookkeeping():
-        decision = next(decided)
-        chosen = pieces.choose(decision, next(frames), capacity=executed)
-        return chosen, pieces.settle(after, decision, memory, capacity=executed)
+    def bookkeeping(drawn):
+        """Choosing and settling, as though the policy had drawn these grids."""
+        executed = int(drawn[0].sum())
+        memory = state.frame_state.replace(grid=drawn[0])
+        # What is learnt from belongs to the look, and is not handed on.
+        decisions = (decision.replace(looked=None, sampled=grid) for grid in drawn)
+        decided = itertools.cycle(list(decisions))
+
+        def call():
+            decision = next(decided)
+            chosen = pieces.choose(decision, next(frames), capacity=executed)
+            return chosen, pieces.settle(after, decision, memory, capacity=executed)
+
+        return call
+
+    settle = {f"{target} bookkeeping": bookkeeping(drawn) for target, drawn in grids.items()}
+    _, (_, outcome) = next(iter(settle.values()))()
 
     def learning():
         nonlocal policy
         policy, metrics = pieces.learn(policy, decision, outcome)
         return policy, metrics
 
-    calls = {
+    calls = settle | {
         "policy": functools.partial(look, learns=False),
         "policy that learns": functools.partial(look, learns=True),
-        "bookkeeping": bookkeeping,
         "learning": learning,
     }
-    macs = loaded.sparse.explain(params, loaded.frames[0]).macs
+    macs = loaded.sparse.explain(params, first).macs
     return calls, steps.policy_macs(decision.observation) / macs
 
 

@@ -47,6 +47,7 @@ class Part:
         case = dataclasses.replace(self.case, **TINY, streams=min(2, self.case.streams))
         small = {
             "fractions": (0.5,),
+            "targets": (0.5,),
             "sizes": (TINY["size"],),
             "blocks": (TINY["block"],),
             "stream_counts": (1, 2),

@@ -162,8 +162,13 @@ def test_all_dense_versions_give_the_same(tiny):
 
 
 def test_the_step_adds_up(tiny):
-    row = step.measure(CASE, policies=("light",), train_interval=4, repeats=1, warm_up=1)[0]
-    assert row["policy"] == "light" and row["executed"] == 2
+    options = {"policies": ("light",), "targets": (0.25, 0.5), "train_interval": 4}
+    row, more = step.measure(CASE, **options, repeats=1, warm_up=1)
+    assert row["policy"] == "light" and row["target"] == 0.25 and row["executed"] == 2
+    assert more["executed"] == 4 and more["network_ms"] != row["network_ms"]
+    assert [more[f"{part}_ms"] for part in ("policy", "learning")] == [
+        row[f"{part}_ms"] for part in ("policy", "learning")
+    ]
     parts_ms = [row[f"{part}_ms"] for part in step.PARTS]
     assert row["step_ms"] == pytest.approx(sum(parts_ms))
     assert row["learning_ms"] == pytest.approx(row["learning_once_ms"] / 4)
