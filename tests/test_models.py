@@ -88,8 +88,8 @@ def test_espnet_in_bfloat16_keeps_the_classes(reference):
         return np.asarray(logits[0], np.float32)
 
     logits, exact = logits_in(jnp.bfloat16), logits_in(jnp.float32)
-    # Of 8 bits the last is worth 0.06 at the largest logits: closer classes are as good as tied, and
-    # which of them wins depends on the order in which a processor adds.
+    # Of 8 bits the last is worth 0.06 at the largest logits: closer classes are as good as tied,
+    # and which of them wins depends on the order in which a processor adds.
     second, first = np.partition(exact, -2)[..., -2:].transpose(2, 0, 1)
     clear = first - second > 0.2
     assert clear.mean() > 0.9
