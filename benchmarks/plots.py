@@ -116,13 +116,14 @@ def plot_scaling(path: Path, rows: list[dict]) -> Path:
     axes_of = {name: found for name, found in axes_of.items() if len(found) > 1}
     figure, panels = new_figure((9, 2.2 * len(axes_of)), rows=len(axes_of), sharex=False)
     for (name, found), axes in zip(axes_of.items(), panels, strict=True):
+        found = sorted(found, key=lambda row: row[name])
         labels = [_value(row, name) for row in found]
         for number, kind in enumerate(("dense", "sparse")):
             values = [row[f"{kind}_ms"] for row in found]
             axes.plot(labels, values, color=COLOURS[number], marker="os"[number], label=kind)
         axes.set(ylabel="ms", xlabel=name if name != "size" else "height x width", ylim=(0, None))
     panels[0].set_title(f"A frame of all streams: {rows[0]['model']}")
-    panels[0].legend(frameon=False, loc="upper left")
+    panels[0].legend(frameon=False, loc="lower right")
     return save_figure(figure, path)
 
 
