@@ -15,12 +15,10 @@ from bc_jax.evaluation import Evaluation
 from bc_jax.measurement import LEARNING, MATCHED, Measurement, Row
 from bc_jax.view import VideoWriter, layers, panel
 from bc_jax.view.colours import distinct
+from bc_jax.view.layers import GAIN_MOST
 
 # Figures that run along are means over so many frames.
 _WINDOW = 25
-# The information gain that gets the brightest colour, the same in all frames: what total variation
-# and a share of changed pixels can be at most, and a divergence (in nats) that few blocks exceed.
-GAIN_MOST = {"tv": 1.0, "change": 1.0, "kl": 4.0}
 # The width of the views that are kept one by one, and their quality as JPEG.
 _VIEW_WIDTH, _QUALITY = 768, 88
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from bc_jax import command_line
 from bc_jax.files import write_text
-from bc_jax.film import GAIN_MOST
 from bc_jax.results import cells
 from bc_jax.view import TITLES, plot_log, plot_times
+from bc_jax.view.layers import GAIN_MOST, GAIN_POWER
 from bc_jax.view.plots import read_log
 
 NAME = "report.html"
@@ -150,6 +150,7 @@ def _viewer(folder: Path, config: dict) -> str:
         return ""
     views = {name: TITLES[name] for name in names}
     most = GAIN_MOST[config.get("policy", {}).get("gain", "tv")]
+    middle = most * 0.5 ** (1 / GAIN_POWER)
     right = "blocks" if "blocks" in views else names[-1]
     return (
         '<div class="viewer"><div class="controls">'
@@ -160,7 +161,7 @@ def _viewer(folder: Path, config: dict) -> str:
         'aria-label="from the one view to the other"></div>'
         f'<div class="stage">{images}<div class="edge" data-role="edge"></div></div></div>\n'
         '<p class="about">Frames are counted from the first one measured. Amber: executed in this '
-        f"frame. Information gain: violet is 0, green {most / 4:g}, yellow {most:g} or more; "
+        f"frame. Information gain: violet is 0, green {middle:g}, yellow {most:g} or more; "
         "probability: violet is 0, green 0.5, yellow 1.</p>"
     )
 

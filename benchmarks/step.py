@@ -151,8 +151,7 @@ def _policy_calls(steps: Steps, loaded: Loaded, grids: dict[float, list[jax.Arra
         executed = int(drawn[0].sum())
         memory = state.frame_state.replace(grid=drawn[0])
         # What is learnt from belongs to the look, and is not handed on.
-        decisions = (decision.replace(looked=None, sampled=grid) for grid in drawn)
-        decided = itertools.cycle(list(decisions))
+        decided = itertools.cycle([decision.replace(looked=None, sampled=grid) for grid in drawn])
 
         def call():
             decision = next(decided)

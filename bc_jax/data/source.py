@@ -105,12 +105,12 @@ class Source:
                              f"{self.length} frames")  # fmt: skip
         known = self.frames if self.length is None else self.length
         left = None if known is None else max(0, known - start)
-        if left is not None and (frames is None or frames >= left):
-            if frames is not None and frames > left:
-                _warn_of_fewer(self.name, self.start + start, frames, left)
-            frames = None if self.frames is None else left
-        length = left if frames is None else frames
-        length = None if self.length is None else length
+        if None not in (frames, left) and frames > left:
+            _warn_of_fewer(self.name, self.start + start, frames, left)
+            frames = None
+        if frames is None and self.frames is not None:
+            frames = left
+        length = None if self.length is None else left if frames is None else frames
         return dataclasses.replace(self, start=self.start + start, frames=frames, length=length)
 
     def _fitted(self, pair: Labelled, index: int) -> Labelled:

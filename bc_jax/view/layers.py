@@ -26,6 +26,9 @@ TITLES = {
 
 # The colours of information gain are even in its square root: most blocks gain little.
 GAIN_POWER = 0.5
+# The gain that gets the brightest colour in all frames of a run, by measure: what total variation
+# and a share of changed pixels can be at most, and a divergence (in nats) that few blocks exceed.
+GAIN_MOST = {"tv": 1.0, "change": 1.0, "kl": 4.0}
 
 
 def layers(
