@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +22,11 @@ import numpy as np
 from bc_jax.bench import random_grids
 from bc_jax.programs import compile_program
 from bc_jax.sparse import Blocks, Halo, Row, block_index, combine, compiler_options, split
-from bc_jax.sparse.halo import Frames, memory_shape, read_halo, store
-from bc_jax.sparse.lowering import convolve
+from bc_jax.sparse.halo import Frames, Memory, memory_shape, read_halo, read_shifted, store
+from bc_jax.sparse.interpreter import nbytes
+from bc_jax.sparse.lowering import convolve, convolve_taps
 from bc_jax.sparse.program import Op, trace
-from bc_jax.sparse.rules.window import window_axis
+from bc_jax.sparse.rules.window import Axis, tap_steps, window_axis
 from bc_jax.timing import alternate, efficiency, fastest
 from benchmarks import cases
 from benchmarks.cases import DEFAULT, Case, Loaded, load
@@ -142,53 +144,85 @@ def _bound(function: Callable, *args, options=None) -> Callable:
 
 def _convolutions(found: list[tuple[Op, Row]], blocks: Blocks) -> list[Part]:
     """Every distinct convolution that runs on blocks and is laid out NHWC."""
+    reads = _reads(found, blocks)
     distinct = collections.defaultdict(list)
     for op, row in found:
-        if row.name == "conv_general_dilated" and row.where == "blocks":
-            distinct[(op.in_shapes, str(sorted(op.params.items(), key=str)))].append((op, row))
+        if row.name == "conv_general_dilated" and row.where == "blocks" and _layout(op) == _LAYOUT:
+            kept = reads[op.inputs[0]].memory if op.inputs[0] in reads else None
+            moves = kept if isinstance(kept, Frames) and _steps(op, blocks) else None
+            key = (op.in_shapes, str(sorted(op.params.items(), key=str)), moves is None)
+            distinct[key].append((op, row, moves))
+    return [_convolution(*same[0], len(same), blocks) for same in distinct.values()]
+
+
+def _layout(op: Op) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(tuple, op.params["dimension_numbers"]))
+
+
+def _axes(op: Op, blocks: Blocks) -> list[Axis]:
+    """A convolution's geometry on tiles."""
+    p, (_, *sides, _), kernel = op.params, *op.in_shapes
     return [
-        _convolution(*same[0], len(same), blocks)
-        for same in distinct.values()
-        if tuple(map(tuple, same[0][0].params["dimension_numbers"])) == _LAYOUT
-    ]
-
-
-def _convolution(op: Op, row: Row, times: int, blocks: Blocks) -> Part:
-    p, dtype = op.params, op.out_avals[0].dtype
-    (_, height, width, channels), kernel_shape = op.in_shapes
-    _, gh, gw = blocks.grid_shape
-    axes = [
         window_axis(
             size // count,
             count,
-            size=kernel_shape[i],
+            size=kernel[i],
             stride=p["window_strides"][i],
             dilation=p["rhs_dilation"][i],
             gaps=p["lhs_dilation"][i],
             low=int(p["padding"][i][0]),
             high=int(p["padding"][i][1]),
         )
-        for i, (size, count) in enumerate(((height, gh), (width, gw)))
+        for i, (size, count) in enumerate(zip(sides, blocks.grid_shape[1:], strict=True))
     ]
-    sides = [
-        size // count + axis.before + axis.after
-        for size, count, axis in zip((height, width), (gh, gw), axes, strict=True)
-    ]
-    image, kernel = _random(op.in_shapes[0], dtype), _random(kernel_shape, dtype)
-    tiles = _random((blocks.capacity, *sides, channels), dtype)
 
-    def on_tiles(tiles, kernel):
-        return convolve(
-            tiles,
-            kernel,
-            strides=tuple(p["window_strides"]),
-            padding=tuple(axis.pad for axis in axes),
-            lhs_dilation=tuple(p["lhs_dilation"]),
-            rhs_dilation=tuple(p["rhs_dilation"]),
-            groups=p["feature_group_count"],
-            precision=p["precision"],
-            preferred=p["preferred_element_type"],
+
+def _tile(op: Op, blocks: Blocks) -> tuple[int, int, int]:
+    """Shape of the tiles that an operation reads, without a halo."""
+    _, height, width, channels = op.in_shapes[0]
+    return height // blocks.grid_shape[1], width // blocks.grid_shape[2], channels
+
+
+def _how(op: Op) -> dict:
+    """How a convolution goes over tiles, as `convolve` takes it."""
+    names = {"strides": "window_strides", "groups": "feature_group_count"}
+    names |= {name: name for name in ("lhs_dilation", "rhs_dilation")}
+    return {name: op.params[param] for name, param in names.items()}
+
+
+def _steps(op: Op, blocks: Blocks) -> tuple[tuple[int, int], ...] | None:
+    """How the tiles are moved, where a dilated convolution reads moved tiles."""
+    if op.name != "conv_general_dilated" or _layout(op) != _LAYOUT:
+        return None
+    steps = tap_steps(_tile(op, blocks), op.in_shapes[1], _axes(op, blocks), **_how(op))
+    return tuple(steps) if steps else None
+
+
+def _convolution(op: Op, row: Row, frame: Frames | None, times: int, blocks: Blocks) -> Part:
+    """A convolution of tiles with their halo, or, where a frame is given, of tiles moved in it."""
+    p, dtype = op.params, op.out_avals[0].dtype
+    axes, share = _axes(op, blocks), blocks.capacity / math.prod(blocks.grid_shape)
+    h, w, channels = _tile(op, blocks)
+    image, kernel = (_random(shape, dtype) for shape in op.in_shapes)
+    accuracy = {"precision": p["precision"], "preferred": p["preferred_element_type"]}
+    if frame:
+        frame = jax.tree.map(lambda s: _random(s.shape, s.dtype), frame)
+        tile = jax.ShapeDtypeStruct((blocks.capacity, h, w, channels), dtype)
+        read = int(share * frame.array.nbytes)
+
+        def on_tiles(frame, kernel, blocks):
+            taps = read_shifted(frame, tile, blocks, _steps(op, blocks))
+            return convolve_taps(taps, kernel, **accuracy)
+
+        sparse = _bound(on_tiles, frame, kernel, blocks, options=compiler_options())
+    else:
+        sides = [size + axis.before + axis.after for size, axis in zip((h, w), axes, strict=True)]
+        tiles = _random((blocks.capacity, *sides, channels), dtype)
+        read = tiles.nbytes
+        on_tiles = functools.partial(
+            convolve, padding=tuple(axis.pad for axis in axes), **_how(op), **accuracy
         )
+        sparse = _bound(on_tiles, tiles, kernel, options=compiler_options())
 
     versions = {"default": None}
     if compiler_options():
@@ -197,14 +231,18 @@ def _convolution(op: Op, row: Row, times: int, blocks: Blocks) -> Part:
         name: _bound(lambda x, k: op.bind(x, k), image, kernel, options=options)
         for name, options in versions.items()
     }
-    sparse = _bound(on_tiles, tiles, kernel, options=compiler_options())
+    one = _axes(op, Blocks(blocks.index, (op.in_shapes[0][0], 1, 1)))
+    around = [(0, 0), *((max(0, a.before), max(0, a.after)) for a in one), (0, 0)]
+    whole = functools.partial(convolve, padding=tuple(a.pad for a in one), **_how(op), **accuracy)
+    dense["one block"] = _bound(
+        lambda x, k: whole(jnp.pad(x, around), k), image, kernel, options=compiler_options()
+    )
     written = dtype.itemsize * math.prod(row.shape)
-    share = blocks.capacity / math.prod(blocks.grid_shape)
     return Part(
         name=_title(op, row),
         times=times,
         sparse=sparse,
-        sparse_bytes=tiles.nbytes + kernel.nbytes + int(share * written),
+        sparse_bytes=read + kernel.nbytes + int(share * written),
         dense=dense,
         dense_bytes=image.nbytes + kernel.nbytes + written,
         macs=row.macs,
@@ -223,58 +261,78 @@ def _title(op: Op, row: Row) -> str:
     return f"{words}, {op.in_shapes[0][3]}->{kernel[3]}, result {'x'.join(map(str, row.shape[:3]))}"
 
 
-def _halos(found: list[tuple[Op, Row]], blocks: Blocks) -> list[Part]:
-    """Every distinct halo exchange: what all readers of one tensor need of it."""
-    read: dict = {}
+class _Reads(NamedTuple):
+    """What the windows of a network read of one tensor; alike for tensors that are read alike.
+
+    Attributes:
+        tile: (h, w, C) of its tiles.
+        halos: around them; those of convolutions that read moved tiles instead are left out.
+        memory: shapes of what is kept of it.
+    """
+
+    tile: tuple[int, int, int]
+    halos: tuple[Halo, ...]
+    memory: Memory
+
+
+def _reads(found: list[tuple[Op, Row]], blocks: Blocks) -> dict[int, _Reads]:
+    """By tensor, what is read of it beyond its tiles."""
+    _, gh, gw = blocks.grid_shape
+    readers = collections.defaultdict(list)
     for op, row in found:
         source = op.inputs[0] if op.inputs else None
-        if row.where == "blocks" and row.halo and isinstance(source, int):
-            shape, dtype = op.in_shapes[0], op.out_avals[0].dtype
-            halos = read.setdefault(source, (set(), shape, dtype))[0]
-            halos.add(row.halo)
-    counted = collections.Counter(
-        (tuple(sorted(halos)), shape, dtype)
-        for halos, shape, dtype in read.values()
-        if len(shape) == 4 and any(max(halo) for halo in halos)
-    )
-    _, gh, gw = blocks.grid_shape
-    parts = []
-    for (halos, (_, height, width, channels), dtype), times in counted.items():
-        if height % gh or width % gw:
+        if row.where != "blocks" or not isinstance(source, int) or not any(row.halo or ()):
             continue
-        tile = (height // gh, width // gw, channels)
+        shape = op.in_shapes[0]
+        if len(shape) == 4 and not (shape[1] % gh or shape[2] % gw):
+            readers[source].append((op, row.halo))
+    return {source: _reads_of(same, blocks) for source, same in readers.items()}
+
+
+def _reads_of(readers: list[tuple[Op, Halo]], blocks: Blocks) -> _Reads:
+    op = readers[0][0]
+    tile, dtype = _tile(op, blocks), op.out_avals[0].dtype
+    widest = functools.reduce(Halo.union, (halo for _, halo in readers))
+    memory = memory_shape(widest, blocks.grid_shape, tile, dtype)
+    if not isinstance(memory, Frames):  # read once, as wide as any reader asks
+        return _Reads(tile, (widest,), memory)
+    halos = {halo for op, halo in readers if not _steps(op, blocks)}
+    return _Reads(tile, tuple(sorted(halos)), memory)
+
+
+def _halos(found: list[tuple[Op, Row]], blocks: Blocks) -> list[Part]:
+    """Every distinct halo exchange: what the readers of one tensor need of it."""
+    distinct = collections.defaultdict(list)
+    for reads in _reads(found, blocks).values():
+        distinct[str(reads)].append(reads)
+    parts = []
+    for same in distinct.values():
+        tile, halos, _ = same[0]
         sizes = " and ".join("x".join(map(str, halo)) for halo in halos)
-        name = f"halo {sizes} of {'x'.join(map(str, tile))} tiles"
-        call, moved = _exchange(tile, halos, dtype, blocks)
-        parts.append(Part(name, times, call, moved))
+        name = f"halo {sizes or 'kept'} of {'x'.join(map(str, tile))} tiles"
+        parts.append(Part(name, len(same), *_exchange(same[0], blocks)))
     return parts
 
 
-def _exchange(tile: tuple[int, int, int], halos: tuple[Halo, ...], dtype, blocks: Blocks):
+def _exchange(reads: _Reads, blocks: Blocks):
     """Store the tiles once and read every halo of them, as the interpreter does; and the bytes."""
-    widest = functools.reduce(Halo.union, halos)
-    shapes = memory_shape(widest, blocks.grid_shape, tile, dtype)
-    memory = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    tiles = _random((blocks.capacity, *tile), dtype)
-    wanted = halos if isinstance(memory, Frames) else (widest,)
+    memory = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), reads.memory)
+    tiles = _random((blocks.capacity, *reads.tile), jax.tree.leaves(memory)[0].dtype)
 
     def exchange(tiles, memory, blocks):
         memory = store(memory, tiles, blocks)
-        return [read_halo(tiles, memory, blocks, halo=halo) for halo in wanted], memory
+        return [read_halo(tiles, memory, blocks, halo=halo) for halo in reads.halos], memory
 
     jitted = jax.jit(exchange, donate_argnums=1, compiler_options=compiler_options())
     run = compile_program(jitted, tiles, memory, blocks).run
     padded = jax.eval_shape(exchange, tiles, memory, blocks)[0]
-    moved = tiles.nbytes + sum(
-        math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(padded)
-    )
 
     def call():
         nonlocal memory
         padded, memory = run(tiles, memory, blocks)
         return padded, memory
 
-    return call, moved
+    return call, nbytes([tiles, padded])
 
 
 def _copies(loaded: Loaded, blocks: Blocks) -> list[Part]:

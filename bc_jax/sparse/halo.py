@@ -196,6 +196,27 @@ def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0)
     return lowering.surround(tiles, around)
 
 
+def read_shifted(
+    memory: Frames, tiles: jax.Array, blocks: Blocks, steps: list[tuple[int, int]]
+) -> list[jax.Array]:
+    """What each tile would be, moved by (rows, columns); zero beyond the image.
+
+    Args:
+        memory: of the tensor, which holds this frame's blocks.
+        tiles: [K, h, w, *rest], of which only the shape matters.
+        blocks: the executed blocks.
+        steps: none leads further than the memory's halo.
+
+    Returns:
+        Arrays like `tiles`, one per step.
+    """
+    border = memory.halo
+    return [
+        _windows(memory.array, tiles.shape, blocks, (border.top + dy, border.left + dx), Halo(), 0)
+        for dy, dx in steps
+    ]
+
+
 def window_halo(dense: jax.Array, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:
     """Tiles with their halo out of an array [N, H, W, *rest] that is known in full."""
     _, gh, gw = blocks.grid_shape

@@ -64,7 +64,7 @@ class Context:
         self.halo_read: Halo | None = None
         self.taps: float | None = None
         self.reason = ""
-        self._stored: set[str] = set()
+        self._kept: set[str] = set()
         self._padded: dict = {}
         self._combined: dict = {}
 
@@ -98,28 +98,45 @@ class Context:
         if x.fresh:
             return halos.window_halo(x.dense, self.blocks, halo=halo, pad_value=pad_value)
         h, w = x.tiles.shape[1:3]
-        if self.memory is None:
-            kept, _ = self.plan.halos.get(x.key, (Halo(), None))
-            tile = jax.ShapeDtypeStruct(x.tiles.shape[1:], x.tiles.dtype)
-            self.plan.halos[x.key] = (kept.union(halo), tile)
+        if self.memory is None or self.grid == (1, 1):  # a block without neighbours
+            if self.grid != (1, 1):
+                kept, _ = self.plan.halos.get(x.key, (Halo(), None))
+                tile = jax.ShapeDtypeStruct(x.tiles.shape[1:], x.tiles.dtype)
+                self.plan.halos[x.key] = (kept.union(halo), tile)
             pads = [(0, 0), halo[:2], halo[2:]] + [(0, 0)] * (x.tiles.ndim - 3)
-            return jnp.pad(x.tiles, pads)
-        memory = self.memory["halos"]
-        if x.key not in self._stored:
-            memory[x.key] = halos.store(memory[x.key], x.tiles, self.blocks)
-            self._stored.add(x.key)
+            return jnp.pad(x.tiles, pads, constant_values=pad_value)
+        memory = self._stored(x)
         # Strips take many copies to read: once, as wide as any reader asks. Windows take one.
-        whole = isinstance(memory[x.key], halos.Frames)
+        whole = isinstance(memory, halos.Frames)
         widest = halo if whole else self.plan.halos[x.key][0]
         at = (x.key, str(pad_value), widest)
         if at not in self._padded:
             self._padded[at] = halos.read_halo(
-                x.tiles, memory[x.key], self.blocks, halo=widest, pad_value=pad_value
+                x.tiles, memory, self.blocks, halo=widest, pad_value=pad_value
             )
         top, left = widest.top - halo.top, widest.left - halo.left
         return self._padded[at][
             :, top : top + halo.top + h + halo.bottom, left : left + halo.left + w + halo.right
         ]
+
+    def shifted(self, x: Blocked, steps: list[tuple[int, int]]) -> list[jax.Array] | None:
+        """The tiles of `x` moved by each of the steps, zero beyond the image.
+
+        None where there is no frame to read them from: `exchange` gives their pixels then.
+        """
+        if self.memory is None or x.fresh or self.grid == (1, 1):
+            return None
+        if not isinstance(self._stored(x), halos.Frames):
+            return None
+        return halos.read_shifted(self._stored(x), x.tiles, self.blocks, steps)
+
+    def _stored(self, x: Blocked) -> halos.Memory:
+        """The memory of a tensor, with this frame's blocks."""
+        memory = self.memory["halos"]
+        if x.key not in self._kept:
+            memory[x.key] = halos.store(memory[x.key], x.tiles, self.blocks)
+            self._kept.add(x.key)
+        return memory[x.key]
 
     def dense(self, value):
         """A value for all blocks, as an array in the program's layout."""

@@ -6,6 +6,7 @@ programs so that the backend handles such batches well.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 def compiler_options() -> dict[str, str]:
     """What to give `jax.jit(..., compiler_options=)` for block-sparse programs on this backend."""
-    return dict(_CPU_OPTIONS) if jax.default_backend() == "cpu" and _has_cpu_options() else {}
+    return dict(_CPU_OPTIONS) if _on_cpu() and _has_cpu_options() else {}
 
 
 @functools.cache
@@ -30,7 +31,15 @@ def _has_cpu_options() -> bool:
     return True
 
 
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# A CPU's product of patches and kernel is slow where its results have few features.
+_FEW_FEATURES = 24
+# Tiles with fewer channels are quickly copied once for each of a kernel's places.
+_FEW_CHANNELS = 32
 
 
 def convolve(
@@ -46,24 +55,99 @@ def convolve(
     preferred=None,
 ) -> jax.Array:
     """Convolve tiles that carry their halo: [K, hp, wp, C] with [kh, kw, C/groups, D]."""
-    if kernel.shape[:2] == (1, 1) and groups == 1 and lhs_dilation == (1, 1):
-        tiles = tiles[:, :: strides[0], :: strides[1]]
-        return jax.lax.dot_general(
-            tiles, kernel[0, 0], (((3,), (0,)), ((), ())), precision, preferred
+    size, features, none = kernel.shape[:2], kernel.shape[3], (1, 1)
+    accuracy = {"precision": precision, "preferred_element_type": preferred}
+    if size == none and groups == 1 and lhs_dilation == none:
+        return _multiply(tiles[:, :: strides[0], :: strides[1]], kernel[0, 0], **accuracy)
+
+    def convolution(kernel, strides):
+        return jax.lax.conv_general_dilated(
+            tiles,
+            kernel,
+            strides,
+            padding,
+            lhs_dilation=lhs_dilation,
+            rhs_dilation=rhs_dilation,
+            dimension_numbers=_DIMENSIONS,
+            feature_group_count=groups,
+            **accuracy,
         )
 
-    return jax.lax.conv_general_dilated(
-        tiles,
-        kernel,
-        strides,
-        padding,
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation,
-        dimension_numbers=_DIMENSIONS,
-        feature_group_count=groups,
-        precision=precision,
-        preferred_element_type=preferred,
-    )
+    if _on_cpu() and groups == 1 and strides == rhs_dilation == none:
+        if lhs_dilation == size and tuple(padding) == tuple((g - 1, g - 1) for g in size):
+            return _enlarge(tiles, kernel, **accuracy)
+        width = tiles.shape[2] + sum(padding[1]) - size[1] + 1
+        if lhs_dilation == none and features < _FEW_FEATURES and width % 2 == 0:
+            result = convolution(_for_two_pixels(kernel), (1, 2))
+            return result.reshape(*result.shape[:2], width, features)
+    return convolution(kernel, strides)
+
+
+def _multiply(tiles: jax.Array, matrix: jax.Array, **accuracy) -> jax.Array:
+    """Multiply each pixel's channels: [K, h, w, C] by [C, D]."""
+    return jax.lax.dot_general(tiles, matrix, (((3,), (0,)), ((), ())), **accuracy)
+
+
+def _for_two_pixels(kernel: jax.Array) -> jax.Array:
+    """A kernel that gives two neighbouring results at once: [kh, kw + 1, C, 2 D].
+
+    A third more work for a 3x3 kernel, and twice the features.
+    """
+    pads = [(0, 0)] * kernel.ndim
+    pads[1] = (0, 1)
+    first = jnp.pad(kernel, pads)
+    pads[1] = (1, 0)
+    return jnp.concatenate([first, jnp.pad(kernel, pads)], axis=-1)
+
+
+def _enlarge(tiles: jax.Array, kernel: jax.Array, **accuracy) -> jax.Array:
+    """A transposed convolution in which every pixel makes a patch of its own, the kernel's size."""
+    k, h, w, channels = tiles.shape
+    down, right, _, features = kernel.shape
+    matrix = jnp.transpose(kernel[::-1, ::-1], (2, 0, 1, 3)).reshape(channels, -1)
+    patches = _multiply(tiles, matrix, **accuracy).reshape(k, h, w, down, right, features)
+    patches = jnp.transpose(patches, (0, 1, 3, 2, 4, 5))
+    return patches.reshape(k, h * down, w * right, features)
+
+
+def reads_taps(tile: tuple[int, ...], kernel: tuple[int, ...], padded: tuple[int, int]) -> bool:
+    """Whether a dilated convolution is faster on shifted tiles than on tiles with their halo.
+
+    Args:
+        tile: (h, w, C).
+        kernel: (kh, kw, C, D).
+        padded: (height, width) of a tile with its halo.
+    """
+    if not _on_cpu():
+        return False
+    h, w, channels = tile
+    return channels <= _FEW_CHANNELS or math.prod(kernel[:2]) * h * w <= math.prod(padded)
+
+
+def convolve_taps(
+    taps: list[jax.Array], kernel: jax.Array, *, precision=None, preferred=None
+) -> jax.Array:
+    """Convolve tiles of which there is a shifted one for each of the kernel's places.
+
+    Args:
+        taps: [K, h, w, C] each, row by row of the kernel.
+        kernel: [kh, kw, C, D].
+        precision: as `jax.lax.dot_general` takes it.
+        preferred: likewise, the result's dtype; None is the tiles'.
+    """
+    *_, channels, features = kernel.shape
+    if channels <= features:
+        matrix = kernel.reshape(-1, features)
+        wide = jnp.concatenate(taps, axis=-1)
+        return _multiply(wide, matrix, precision=precision, preferred_element_type=preferred)
+    result = preferred or jnp.result_type(taps[0], kernel)
+    summed = jnp.promote_types(result, jnp.float32)
+    matrices = kernel.reshape(-1, channels, features)
+    products = [
+        _multiply(tap, matrix, precision=precision, preferred_element_type=summed)
+        for tap, matrix in zip(taps, matrices, strict=True)
+    ]
+    return functools.reduce(jnp.add, products).astype(result)
 
 
 def surround(tiles: jax.Array, around: dict[tuple[int, int], jax.Array]) -> jax.Array:
@@ -77,7 +161,7 @@ def surround(tiles: jax.Array, around: dict[tuple[int, int], jax.Array]) -> jax.
     Returns:
         [K, top + h + bottom, left + w + right, *rest].
     """
-    fits = _surround_in_place if jax.default_backend() == "cpu" else _surround_plainly
+    fits = _surround_in_place if _on_cpu() else _surround_plainly
     return fits(tiles, around)
 
 

@@ -115,20 +115,60 @@ def convolution(context, op, x, kernel):
         )
         for i, t in enumerate(turn)
     )
-    tiles = read_window(context, x, axes, x.pad_value if x.pad != NO_PAD else 0)
-    result = lowering.convolve(
-        tiles,
-        kernel,
-        strides=tuple(p["window_strides"][t] for t in turn),
-        padding=tuple(axis.pad for axis in axes),
-        lhs_dilation=tuple(p["lhs_dilation"][t] for t in turn),
-        rhs_dilation=tuple(p["rhs_dilation"][t] for t in turn),
-        groups=p["feature_group_count"],
-        precision=p["precision"],
-        preferred=p["preferred_element_type"],
-    )
+    pad_value = x.pad_value if x.pad != NO_PAD else 0
+    how = {
+        "strides": tuple(p["window_strides"][t] for t in turn),
+        "lhs_dilation": tuple(p["lhs_dilation"][t] for t in turn),
+        "rhs_dilation": tuple(p["rhs_dilation"][t] for t in turn),
+        "groups": p["feature_group_count"],
+    }
+    accuracy = {"precision": p["precision"], "preferred": p["preferred_element_type"]}
+    steps = tap_steps(x.tiles.shape[1:], kernel.shape, axes, **how) if pad_value == 0 else None
+    taps = context.shifted(x, steps) if steps else None
+    if taps:
+        result = lowering.convolve_taps(taps, kernel, **accuracy)
+    else:
+        tiles = read_window(context, x, axes, pad_value)
+        padding = tuple(axis.pad for axis in axes)
+        result = lowering.convolve(tiles, kernel, padding=padding, **how, **accuracy)
     out_stream, _, *out_space = numbers.out_spec
     return x.new(result, (out_stream, *(out_space[t] for t in turn)))
+
+
+def tap_steps(
+    tile: tuple[int, ...],
+    kernel: tuple[int, ...],
+    axes: tuple[Axis, Axis],
+    *,
+    strides: tuple[int, int],
+    lhs_dilation: tuple[int, int],
+    rhs_dilation: tuple[int, int],
+    groups: int,
+) -> list[tuple[int, int]] | None:
+    """Where each of a dilated kernel's places sees a tile: moved by (rows, columns).
+
+    Args:
+        tile: (h, w, C).
+        kernel: (kh, kw, C, D).
+        axes: the window along rows and along columns.
+        strides: as `lowering.convolve` takes them, and so on.
+        lhs_dilation: likewise.
+        rhs_dilation: likewise.
+        groups: likewise.
+
+    Returns:
+        The steps, row by row of the kernel; None where tiles with their halo are faster.
+    """
+    if {*strides, *lhs_dilation, groups} != {1} or rhs_dilation == (1, 1):
+        return None
+    padded = [axis.before + side + axis.after for axis, side in zip(axes, tile[:2], strict=True)]
+    if not lowering.reads_taps(tile, kernel, padded):
+        return None
+    rows, columns = (
+        [place * dilation - axis.before for place in range(size)]
+        for axis, size, dilation in zip(axes, kernel[:2], rhs_dilation, strict=True)
+    )
+    return [(dy, dx) for dy in rows for dx in columns]
 
 
 _IDENTITY = {"reduce_window_max": -np.inf, "reduce_window_min": np.inf, "reduce_window_sum": 0}
