@@ -18,6 +18,7 @@ from bc_jax.files import write_text
 from bc_jax.programs import dense_programs, sparse_program
 from bc_jax.provenance import provenance
 from bc_jax.sparse import BlockCopy, blockcopy, keep_memory
+from benchmarks import networks
 
 NETWORK = {
     "network": "{model}",
@@ -33,14 +34,14 @@ class Case:
     """A network on N streams of frames.
 
     Attributes:
-        model: a name that `bc_jax.models.load` knows.
+        model: a name that `bc_jax.models.load` or `benchmarks.networks` knows.
         size: (height, width) of the frames.
         block: pixels per block's side.
         dtype: of the parameters and the computation.
         streams: N.
     """
 
-    model: Literal[models.NAMES] = "swiftnet_rn18"
+    model: Literal[models.NAMES + networks.NAMES] = "swiftnet_rn18"
     size: tuple[int, int] = (512, 1024)
     block: int = 128
     dtype: Dtype = "float32"
@@ -111,13 +112,17 @@ def load(case: Case) -> Loaded:
     if case.dtype not in get_args(Dtype):
         raise ValueError(f"dtype is {case.dtype!r}; possible are {', '.join(get_args(Dtype))}")
     dtype = jnp.dtype(case.dtype)
-    key = {} if case.model in models.TRAINED else {"key": jax.random.key(0)}
-    network = models.load(case.model, dtype=dtype, **key)
-    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), network.params)
+    if case.model in networks.NAMES:
+        apply_fn, params = networks.build(case.model, jax.random.key(0), dtype)
+    else:
+        key = {} if case.model in models.TRAINED else {"key": jax.random.key(0)}
+        network = models.load(case.model, dtype=dtype, **key)
+        apply_fn = network.apply_fn
+        params = jax.tree.map(lambda x: jnp.asarray(x, dtype), network.params)
     rng = np.random.default_rng(0)
     shape = (case.streams, *case.size, 3)
     frames = tuple(jnp.asarray(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(2))
-    sparse = blockcopy(network.apply_fn, case.block)
+    sparse = blockcopy(apply_fn, case.block)
     sparse.grid_shape(frames[0])  # complains of a size that is not of whole blocks
     return Loaded(case, params, frames, sparse)
 

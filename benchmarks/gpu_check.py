@@ -8,7 +8,7 @@ import sys
 
 import jax
 
-from benchmarks import suite
+from benchmarks import lowerings, suite
 from benchmarks.cases import Case
 from benchmarks.suite import Part, part
 
@@ -31,10 +31,13 @@ def plan() -> list[Part]:
         part("network", Case(espnet, SMALL), **few),
         part("network", Case(rn18, LARGE, **half, streams=4), **few),
         part("memory", Case(rn18, LARGE, **half)),
+        Part("lowerings", lowerings.measure, Case(**half)),
         part("network", Case(deeplab, LARGE, **half), **few),
         part("network", Case(rn50, SMALL, **half), **few),
         part("network", Case(rn18, LARGE), **few),
         part("network", Case(rn50, LARGE), **few),
+        part("network", Case("mobilenet_v2", LARGE, **half), **few),
+        part("network", Case("convnext_tiny", LARGE, **half), **few),
         part("network", Case(rn18, SMALL, **half, streams=4), **few),
         part("network", Case(espnet, LARGE, **half, streams=4), **few),
         part("against_torch", Case(rn50, LARGE, **half)),

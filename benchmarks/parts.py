@@ -24,9 +24,9 @@ from bc_jax.programs import compile_program
 from bc_jax.sparse import Blocks, Halo, Row, block_index, combine, compiler_options, split
 from bc_jax.sparse.halo import Frames, Memory, memory_shape, read_halo, read_shifted, store
 from bc_jax.sparse.interpreter import nbytes
-from bc_jax.sparse.lowering import convolve, convolve_taps
+from bc_jax.sparse.lowering import Convolution, convolve, convolve_taps
 from bc_jax.sparse.program import Op, trace
-from bc_jax.sparse.rules.window import Axis, tap_steps, window_axis
+from bc_jax.sparse.rules.window import Axis, convolution_of, tap_steps, window_axis
 from bc_jax.timing import alternate, efficiency, fastest
 from benchmarks import cases
 from benchmarks.cases import DEFAULT, Case, Loaded, load
@@ -183,28 +183,28 @@ def _tile(op: Op, blocks: Blocks) -> tuple[int, int, int]:
     return height // blocks.grid_shape[1], width // blocks.grid_shape[2], channels
 
 
-def _how(op: Op) -> dict:
-    """How a convolution goes over tiles, as `convolve` takes it."""
-    names = {"strides": "window_strides", "groups": "feature_group_count"}
-    names |= {name: name for name in ("lhs_dilation", "rhs_dilation")}
-    return {name: op.params[param] for name, param in names.items()}
-
-
-def _steps(op: Op, blocks: Blocks) -> tuple[tuple[int, int], ...] | None:
+def _steps(op: Op, blocks: Blocks) -> list[tuple[int, int]] | None:
     """How the tiles are moved, where a dilated convolution reads moved tiles."""
     if op.name != "conv_general_dilated" or _layout(op) != _LAYOUT:
         return None
-    steps = tap_steps(_tile(op, blocks), op.in_shapes[1], _axes(op, blocks), **_how(op))
-    return tuple(steps) if steps else None
+    dtype = op.out_avals[0].dtype
+    tiles, kernel = (1, *_tile(op, blocks)), op.in_shapes[1]
+    tiles, kernel = (jax.ShapeDtypeStruct(shape, dtype) for shape in (tiles, kernel))
+    axes = _axes(op, blocks)
+    return tap_steps(tiles, kernel, axes, _how(op, axes))
+
+
+def _how(op: Op, axes: list[Axis]) -> Convolution:
+    return convolution_of(op.params, tuple(axis.pad for axis in axes))
 
 
 def _convolution(op: Op, row: Row, frame: Frames | None, times: int, blocks: Blocks) -> Part:
     """A convolution of tiles with their halo, or, where a frame is given, of tiles moved in it."""
-    p, dtype = op.params, op.out_avals[0].dtype
-    axes, share = _axes(op, blocks), blocks.capacity / math.prod(blocks.grid_shape)
+    dtype, share = op.out_avals[0].dtype, blocks.capacity / math.prod(blocks.grid_shape)
+    axes = _axes(op, blocks)
+    how = _how(op, axes)
     h, w, channels = _tile(op, blocks)
     image, kernel = (_random(shape, dtype) for shape in op.in_shapes)
-    accuracy = {"precision": p["precision"], "preferred": p["preferred_element_type"]}
     if frame:
         frame = jax.tree.map(lambda s: _random(s.shape, s.dtype), frame)
         tile = jax.ShapeDtypeStruct((blocks.capacity, h, w, channels), dtype)
@@ -212,16 +212,14 @@ def _convolution(op: Op, row: Row, frame: Frames | None, times: int, blocks: Blo
 
         def on_tiles(frame, kernel, blocks):
             taps = read_shifted(frame, tile, blocks, _steps(op, blocks))
-            return convolve_taps(taps, kernel, **accuracy)
+            return convolve_taps(taps, kernel, how.precision, how.preferred)
 
         sparse = _bound(on_tiles, frame, kernel, blocks, options=compiler_options())
     else:
         sides = [size + axis.before + axis.after for size, axis in zip((h, w), axes, strict=True)]
         tiles = _random((blocks.capacity, *sides, channels), dtype)
         read = tiles.nbytes
-        on_tiles = functools.partial(
-            convolve, padding=tuple(axis.pad for axis in axes), **_how(op), **accuracy
-        )
+        on_tiles = functools.partial(convolve, how=how)
         sparse = _bound(on_tiles, tiles, kernel, options=compiler_options())
 
     versions = {"default": None}
@@ -233,9 +231,11 @@ def _convolution(op: Op, row: Row, frame: Frames | None, times: int, blocks: Blo
     }
     one = _axes(op, Blocks(blocks.index, (op.in_shapes[0][0], 1, 1)))
     around = [(0, 0), *((max(0, a.before), max(0, a.after)) for a in one), (0, 0)]
-    whole = functools.partial(convolve, padding=tuple(a.pad for a in one), **_how(op), **accuracy)
     dense["one block"] = _bound(
-        lambda x, k: whole(jnp.pad(x, around), k), image, kernel, options=compiler_options()
+        lambda x, k: convolve(jnp.pad(x, around), k, _how(op, one)),
+        image,
+        kernel,
+        options=compiler_options(),
     )
     written = dtype.itemsize * math.prod(row.shape)
     return Part(

@@ -3,7 +3,7 @@
 On a GPU, `benchmarks.gpu_check` has the fitting sizes.
 """
 
-from benchmarks import suite
+from benchmarks import lowerings, networks, suite
 from benchmarks.cases import Case
 from benchmarks.suite import Part, part
 
@@ -18,6 +18,8 @@ def plan() -> list[Part]:
         *(part(kind, Case(model, SMALL)) for model in (rn18, rn50) for kind in ("network", "step")),
         *(part(kind, ESPNET) for kind in ("network", "step")),
         *(part(kind, Case(rn18, LARGE)) for kind in ("network", "step")),
+        *(part("network", Case(model, SMALL)) for model in networks.NAMES),
+        Part("lowerings", lowerings.measure, Case()),
         part("roofline", Case(rn18, SMALL)),
         part("memory", Case(rn18, LARGE)),
         part("memory", Case(rn18, LARGE, dtype="bfloat16")),

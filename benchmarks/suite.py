@@ -10,7 +10,17 @@ from pathlib import Path
 
 from bc_jax.bench import table
 from bc_jax.provenance import device_name
-from benchmarks import against_torch, clip, memory, network, parts, roofline, scaling, step
+from benchmarks import (
+    against_torch,
+    clip,
+    lowerings,
+    memory,
+    network,
+    parts,
+    roofline,
+    scaling,
+    step,
+)
 from benchmarks.cases import Case, write_rows
 
 MODULES = {
@@ -22,6 +32,7 @@ MODULES = {
     "memory": memory,
     "clip": clip,
     "against_torch": against_torch,
+    "lowerings": lowerings,
 }
 TINY = {"size": (64, 128), "block": 32}
 

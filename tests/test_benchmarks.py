@@ -23,8 +23,10 @@ from benchmarks import (
     cases,
     clip,
     gpu_check,
+    lowerings,
     memory,
     network,
+    networks,
     parts,
     plots,
     roofline,
@@ -465,3 +467,29 @@ def test_of_two_measurements_the_newer_one_is_drawn(tmp_path):
     assert found == [([64, 128], 2), ([1, 1], 1), ([2, 1], 2)]
     with pytest.raises(ValueError, match="no file of rows"):
         plots.read_rows(tmp_path / "none")
+
+
+def test_both_ways_of_an_operation_are_timed_and_give_the_same(monkeypatch):
+    compared = []
+
+    def alternate(calls, *, repeats, warm_up):
+        plain, on_cpu = (np.float32(calls[way]()) for way in ("plain", "cpu"))
+        compared.append(plain.shape)
+        np.testing.assert_allclose(on_cpu, plain, rtol=1e-3, atol=1e-3)
+        return {"plain": timing.Timing(2.0, 1.0, 3.0), "cpu": timing.Timing(1.0, 1.0, 1.0)}
+
+    monkeypatch.setattr(lowerings, "alternate", alternate)
+    rows = lowerings.measure(repeats=1)
+    assert len(rows) == len(compared) > 10
+    assert {row["ratio"] for row in rows} == {2.0}
+    json.dumps(rows)
+    assert "7x7" in bench.table(rows, lowerings.COLUMNS)
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_networks_of_other_kinds_run_on_blocks(name):
+    loaded = cases.load(Case(name, (64, 64), block=32))
+    report = loaded.sparse.explain(loaded.params, loaded.frames[0])
+    assert not report.fallbacks
+    out = jax.eval_shape(loaded.sparse.apply_fn, loaded.params, loaded.frames[0])
+    assert (out.shape, out.dtype) == ((1, 4, 4, networks.CLASSES), jnp.float32)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bc_jax import sparse
-from bc_jax.sparse import lowering
 from bc_jax.sparse.halo import Frames, Strips, memory_shape, window_halo
+from bc_jax.sparse.lowering.surround import surround_in_place, surround_plainly
 
 N, GH, GW, C = 2, 3, 4, 5
 
@@ -117,9 +117,9 @@ def test_both_ways_to_surround_tiles_agree(sides):
         if height and width
     }
     tiles = pieces.pop((0, 0))
-    plain = lowering._surround_plainly(tiles, pieces)
+    plain = surround_plainly(tiles, pieces)
     assert plain.shape == (3, sum(rows.values()), sum(columns.values()), C)
-    np.testing.assert_array_equal(lowering._surround_in_place(tiles, pieces), plain)
+    np.testing.assert_array_equal(surround_in_place(tiles, pieces), plain)
 
 
 def test_window_of_a_whole_frame_is_the_same_as_an_exchange():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from bc_jax import blockcopy
-from bc_jax.sparse import lowering
+from bc_jax.sparse.lowering import Convolution, backend, convolve, convolve_taps
 from tests import zoo
 
-PLAIN = {"strides": (1, 1), "lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "groups": 1}
 VALID = ((0, 0), (0, 0))
+CLOSE = {"float32": {"rtol": 1e-5, "atol": 1e-5}, "bfloat16": {"rtol": 0.02, "atol": 0.06}}
 
 
 def random(*shape, dtype="float32", seed=0):
@@ -26,8 +26,13 @@ def convolutions(function, *args) -> list[dict]:
 def both_ways(monkeypatch, function, *args):
     """What a function returns on a CPU, and with the plain lowering."""
     fast = function(*args)
-    monkeypatch.setattr(lowering, "_on_cpu", lambda: False)
+    monkeypatch.setattr(backend, "on_cpu", lambda: False)
     return fast, function(*args)
+
+
+def close(fast, plain, dtype="float32"):
+    assert fast.dtype == plain.dtype == jnp.dtype(dtype)
+    np.testing.assert_allclose(np.float32(fast), np.float32(plain), **CLOSE[dtype])
 
 
 FEW = [
@@ -42,65 +47,111 @@ FEW = [
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("tiles, kernel, padding", FEW)
 def test_two_pixels_at_once_are_the_convolution(monkeypatch, tiles, kernel, padding, dtype):
-    def convolve(x, k):
-        return lowering.convolve(x, k, padding=padding, **PLAIN)
-
+    how = Convolution(padding=padding)
     x, k = random(*tiles, dtype=dtype), random(*kernel, dtype=dtype, seed=1)
-    (call,) = convolutions(convolve, x, k)
+    (call,) = convolutions(lambda x, k: convolve(x, k, how), x, k)
     assert call["window_strides"] == (1, 2)
-    fast, plain = both_ways(monkeypatch, convolve, x, k)
-    (call,) = convolutions(lambda x, k: convolve(x, k), x, k)
+    close(*both_ways(monkeypatch, convolve, x, k, how), dtype)
+    (call,) = convolutions(lambda x, k: convolve(x, k, how), x, k)
     assert call["window_strides"] == (1, 1)
-    assert fast.dtype == plain.dtype == x.dtype
-    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == "float32" else {"rtol": 0.02, "atol": 0.05}
-    np.testing.assert_allclose(np.float32(fast), np.float32(plain), **close)
 
 
 @pytest.mark.parametrize(
-    "change",
+    "how, width, features",
     [
-        {"strides": (1, 2)},
-        {"rhs_dilation": (1, 2)},
-        {"lhs_dilation": (2, 1)},
-        {"groups": 2},
-        {"width": 9},  # an odd number of results
-        {"features": 24},
+        (Convolution(strides=(1, 2)), 8, 4),
+        (Convolution(rhs_dilation=(1, 2)), 8, 4),
+        (Convolution(lhs_dilation=(2, 1)), 8, 4),
+        (Convolution(), 9, 4),  # an odd number of results
+        (Convolution(), 8, 24),
     ],
 )
-def test_one_pixel_at_a_time_where_two_do_not_fit(monkeypatch, change):
-    width, features = change.get("width", 8), change.get("features", 4)
-    how = {name: change.get(name, plain) for name, plain in PLAIN.items()}
-
-    def convolve(x, k):
-        return lowering.convolve(x, k, padding=VALID, **how)
-
-    x = random(2, 6, width, 6)
-    k = random(3, 3, 6 // how["groups"], features, seed=1)
-    fast, plain = both_ways(monkeypatch, convolve, x, k)
+def test_one_pixel_at_a_time_where_two_do_not_fit(monkeypatch, how, width, features):
+    x, k = random(2, 6, width, 6), random(3, 3, 6, features, seed=1)
+    fast, plain = both_ways(monkeypatch, convolve, x, k, how)
     np.testing.assert_array_equal(fast, plain)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 2), (1, 4)])
 def test_a_patch_for_each_pixel_is_the_transposed_convolution(monkeypatch, size):
-    how = PLAIN | {"lhs_dilation": size}
-
-    def convolve(x, k):
-        return lowering.convolve(x, k, padding=tuple((g - 1, g - 1) for g in size), **how)
-
+    how = Convolution(lhs_dilation=size, padding=tuple((side - 1, side - 1) for side in size))
     x, k = random(2, 3, 5, 6), random(*size, 6, 4, seed=1)
-    assert not convolutions(convolve, x, k)
-    fast, plain = both_ways(monkeypatch, convolve, x, k)
+    assert not convolutions(lambda x, k: convolve(x, k, how), x, k)
+    fast, plain = both_ways(monkeypatch, convolve, x, k, how)
     assert fast.shape == (2, 3 * size[0], 5 * size[1], 4)
-    np.testing.assert_allclose(fast, plain, rtol=1e-5, atol=1e-5)
+    close(fast, plain)
 
 
-def test_overlapping_patches_are_left_to_the_convolution(monkeypatch):
-    how = PLAIN | {"lhs_dilation": (2, 2)}
+TRANSPOSED = [
+    # kernel, dilation of the tiles, padding, the convolutions that it becomes, products aside
+    ((3, 3), (2, 2), ((1, 2), (1, 2)), 3),
+    ((4, 4), (2, 2), ((2, 2), (0, 0)), 4),
+    ((4, 3), (2, 1), ((1, 3), (1, 1)), 1),  # both phases of rows see the same pixels
+    ((5, 4), (3, 2), ((1, 2), (2, 2)), 4),
+    ((2, 6), (2, 3), ((1, 1), (-1, 5)), 1),
+]
 
-    def convolve(x, k):
-        return lowering.convolve(x, k, padding=((1, 2), (1, 2)), **how)
 
-    fast, plain = both_ways(monkeypatch, convolve, random(2, 4, 4, 3), random(3, 3, 3, 5, seed=1))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size, dilation, padding, calls", TRANSPOSED)
+def test_the_phases_of_a_transposed_convolution(monkeypatch, size, dilation, padding, calls, dtype):
+    how = Convolution(lhs_dilation=dilation, padding=padding)
+    x, k = random(2, 4, 5, 3, dtype=dtype), random(*size, 3, 5, dtype=dtype, seed=1)
+    found = convolutions(lambda x, k: convolve(x, k, how), x, k)
+    assert [call["lhs_dilation"] for call in found] == [(1, 1)] * calls
+    close(*both_ways(monkeypatch, convolve, x, k, how), dtype)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Convolution(lhs_dilation=(2, 4), padding=((1, 2), (1, 2))),  # a kernel narrower than a gap
+        Convolution(lhs_dilation=(2, 2), padding=((1, 1), (1, 2))),  # an odd number of results
+        Convolution(lhs_dilation=(2, 2), padding=((1, 2), (1, 2)), strides=(1, 3)),
+    ],
+)
+def test_other_transposed_convolutions_are_left_as_they_are(monkeypatch, how):
+    x, k = random(2, 4, 4, 3), random(3, 3, 3, 5, seed=1)
+    fast, plain = both_ways(monkeypatch, convolve, x, k, how)
+    np.testing.assert_array_equal(fast, plain)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        Convolution(groups=6),
+        Convolution(groups=6, strides=(2, 1), padding=((1, 0), (2, 1))),
+        Convolution(groups=6, rhs_dilation=(2, 3)),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_depthwise_convolution_is_a_sum_of_shifted_tiles(monkeypatch, how, times, dtype):
+    x = random(2, 9, 11, 6, dtype=dtype)
+    k = random(3, 2, 1, 6 * times, dtype=dtype, seed=1)
+    assert not convolutions(lambda x, k: convolve(x, k, how), x, k)
+    close(*both_ways(monkeypatch, convolve, x, k, how), dtype)
+
+
+@pytest.mark.parametrize(
+    "groups, channels, features, calls",
+    [(2, 40, 6, 2), (8, 32, 16, 2), (3, 6, 12, 1), (6, 18, 12, 1), (4, 64, 64, 4)],
+)
+def test_a_grouped_convolution_is_one_for_a_few_groups_together(
+    monkeypatch, groups, channels, features, calls
+):
+    how = Convolution(groups=groups, strides=(1, 2), rhs_dilation=(2, 1))
+    x, k = random(2, 8, 8, channels), random(3, 3, channels // groups, features, seed=1)
+    found = convolutions(lambda x, k: convolve(x, k, how), x, k)
+    assert [call["feature_group_count"] for call in found] == [1] * calls
+    close(*both_ways(monkeypatch, convolve, x, k, how))
+
+
+def test_integers_are_convolved_plainly(monkeypatch):
+    how = Convolution(preferred=jnp.dtype("int32"))
+    x, k = jnp.arange(2 * 6 * 6 * 3, dtype=jnp.int8).reshape(2, 6, 6, 3), jnp.ones((3, 3, 3, 4))
+    fast, plain = both_ways(monkeypatch, convolve, x, k.astype(jnp.int8), how)
+    assert fast.dtype == jnp.int32
     np.testing.assert_array_equal(fast, plain)
 
 
@@ -111,11 +162,8 @@ def test_a_convolution_of_taps_is_the_dilated_one(channels, features, dtype):
     kernel = random(3, 2, channels, features, dtype=dtype, seed=1)
     h, w = 12 - 2 * 4, 14 - 5
     taps = [x[:, 4 * i : 4 * i + h, 5 * j : 5 * j + w] for i in range(3) for j in range(2)]
-    result = lowering.convolve_taps(taps, kernel)
-    plain = lowering.convolve(x, kernel, padding=VALID, **PLAIN | {"rhs_dilation": (4, 5)})
-    assert result.dtype == plain.dtype == x.dtype
-    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == "float32" else {"rtol": 0.02, "atol": 0.05}
-    np.testing.assert_allclose(np.float32(result), np.float32(plain), **close)
+    plain = convolve(x, kernel, Convolution(rhs_dilation=(4, 5)))
+    close(convolve_taps(taps, kernel), plain, dtype)
 
 
 def video(sparse, params):

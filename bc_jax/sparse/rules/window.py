@@ -7,6 +7,7 @@ what this means for one tile along one axis.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -116,57 +117,58 @@ def convolution(context, op, x, kernel):
         for i, t in enumerate(turn)
     )
     pad_value = x.pad_value if x.pad != NO_PAD else 0
-    how = {
-        "strides": tuple(p["window_strides"][t] for t in turn),
-        "lhs_dilation": tuple(p["lhs_dilation"][t] for t in turn),
-        "rhs_dilation": tuple(p["rhs_dilation"][t] for t in turn),
-        "groups": p["feature_group_count"],
-    }
-    accuracy = {"precision": p["precision"], "preferred": p["preferred_element_type"]}
-    steps = tap_steps(x.tiles.shape[1:], kernel.shape, axes, **how) if pad_value == 0 else None
+    how = convolution_of(p, tuple(axis.pad for axis in axes), turn)
+    steps = tap_steps(x.tiles, kernel, axes, how) if pad_value == 0 else None
     taps = context.shifted(x, steps) if steps else None
     if taps:
-        result = lowering.convolve_taps(taps, kernel, **accuracy)
+        result = lowering.convolve_taps(taps, kernel, how.precision, how.preferred)
     else:
-        tiles = read_window(context, x, axes, pad_value)
-        padding = tuple(axis.pad for axis in axes)
-        result = lowering.convolve(tiles, kernel, padding=padding, **how, **accuracy)
+        result = lowering.convolve(read_window(context, x, axes, pad_value), kernel, how)
     out_stream, _, *out_space = numbers.out_spec
     return x.new(result, (out_stream, *(out_space[t] for t in turn)))
 
 
+def convolution_of(params: dict, padding, turn: Sequence[int] = (0, 1)) -> lowering.Convolution:
+    """An operation's convolution on tiles.
+
+    Args:
+        params: of `conv_general_dilated`.
+        padding: what is left to pad, for rows and columns.
+        turn: the operation's places of rows and of columns.
+    """
+    pairs = {"strides": "window_strides", "lhs_dilation": "lhs_dilation"}
+    pairs |= {"rhs_dilation": "rhs_dilation"}
+    return lowering.Convolution(
+        **{name: tuple(params[given][t] for t in turn) for name, given in pairs.items()},
+        padding=padding,
+        groups=params["feature_group_count"],
+        precision=params["precision"],
+        preferred=params["preferred_element_type"],
+    )
+
+
 def tap_steps(
-    tile: tuple[int, ...],
-    kernel: tuple[int, ...],
-    axes: tuple[Axis, Axis],
-    *,
-    strides: tuple[int, int],
-    lhs_dilation: tuple[int, int],
-    rhs_dilation: tuple[int, int],
-    groups: int,
+    tiles, kernel, axes: tuple[Axis, Axis], how: lowering.Convolution
 ) -> list[tuple[int, int]] | None:
     """Where each of a dilated kernel's places sees a tile: moved by (rows, columns).
 
     Args:
-        tile: (h, w, C).
-        kernel: (kh, kw, C, D).
+        tiles: [K, h, w, C], without a halo; shape and dtype matter.
+        kernel: [kh, kw, C, D], likewise.
         axes: the window along rows and along columns.
-        strides: as `lowering.convolve` takes them, and so on.
-        lhs_dilation: likewise.
-        rhs_dilation: likewise.
-        groups: likewise.
+        how: the convolution.
 
     Returns:
         The steps, row by row of the kernel; None where tiles with their halo are faster.
     """
-    if {*strides, *lhs_dilation, groups} != {1} or rhs_dilation == (1, 1):
+    if {*how.strides, *how.lhs_dilation, how.groups} != {1} or how.rhs_dilation == (1, 1):
         return None
-    padded = [axis.before + side + axis.after for axis, side in zip(axes, tile[:2], strict=True)]
-    if not lowering.reads_taps(tile, kernel, padded):
+    sides = zip(axes, tiles.shape[1:3], strict=True)
+    if not lowering.reads_taps(tiles, kernel, [a.before + side + a.after for a, side in sides]):
         return None
     rows, columns = (
         [place * dilation - axis.before for place in range(size)]
-        for axis, size, dilation in zip(axes, kernel[:2], rhs_dilation, strict=True)
+        for axis, size, dilation in zip(axes, kernel.shape[:2], how.rhs_dilation, strict=True)
     )
     return [(dy, dx) for dy in rows for dx in columns]
 
@@ -223,7 +225,6 @@ def pooling(context, op, x):
         size=tuple(p["window_dimensions"][a] for a in x.axes[1:]),
         strides=tuple(p["window_strides"][a] for a in x.axes[1:]),
         dilation=tuple(p["window_dilation"][a] for a in x.axes[1:]),
-        out=tuple(axis.out for axis in axes),
     )
     return x.new(result)
 

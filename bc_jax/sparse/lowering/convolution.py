@@ -1,0 +1,206 @@
+"""Convolving tiles that carry their halo."""
+
+import collections
+import dataclasses
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bc_jax.sparse.lowering import backend
+from bc_jax.sparse.lowering.places import places
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_NONE = (1, 1)
+# A CPU's product of patches and kernel is slow where its results have fewer features.
+_FEW_FEATURES = 24
+# Groups of fewer channels are convolved together.
+_GROUPED_CHANNELS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """How a kernel goes over tiles; for rows and columns, and as `conv_general_dilated` takes it.
+
+    Attributes:
+        strides: of the results.
+        padding: (low, high) for each, beyond the halo that the tiles have.
+        lhs_dilation: of the tiles, which makes it a transposed convolution.
+        rhs_dilation: of the kernel.
+        groups: of channels and features.
+        precision: of the products.
+        preferred: the result's dtype; None is the tiles'.
+    """
+
+    strides: tuple[int, int] = _NONE
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    lhs_dilation: tuple[int, int] = _NONE
+    rhs_dilation: tuple[int, int] = _NONE
+    groups: int = 1
+    precision: object = None
+    preferred: object = None
+
+
+def convolve(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
+    """Convolve tiles that carry their halo: [K, hp, wp, C] with [kh, kw, C/groups, D]."""
+    floating = jnp.issubdtype(tiles.dtype, jnp.floating)
+    fits = convolve_on_cpu if backend.on_cpu() and floating else convolve_plainly
+    return fits(tiles, kernel, how)
+
+
+def convolve_plainly(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
+    """One convolution; where the kernel is a single pixel, one product."""
+    if kernel.shape[:2] == how.lhs_dilation == _NONE and how.groups == 1 and not _pads(how):
+        tiles = tiles[:, :: how.strides[0], :: how.strides[1]]
+        return multiply(tiles, kernel[0, 0], how.precision, how.preferred)
+    return jax.lax.conv_general_dilated(
+        tiles,
+        kernel,
+        how.strides,
+        how.padding,
+        lhs_dilation=how.lhs_dilation,
+        rhs_dilation=how.rhs_dilation,
+        dimension_numbers=_DIMENSIONS,
+        feature_group_count=how.groups,
+        precision=how.precision,
+        preferred_element_type=how.preferred,
+    )
+
+
+def multiply(tiles: jax.Array, matrix: jax.Array, precision=None, preferred=None) -> jax.Array:
+    """Multiply each pixel's channels: [K, h, w, C] by [C, D]."""
+    numbers = (((3,), (0,)), ((), ()))
+    return jax.lax.dot_general(tiles, matrix, numbers, precision, preferred)
+
+
+def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
+    """The same of floating tiles, in the form that XLA's CPU backend is fastest at."""
+    size, features = kernel.shape[:2], kernel.shape[3]
+    if how.groups > 1 and how.lhs_dilation == _NONE:
+        ungrouped = _depthwise if kernel.shape[2] == 1 else _by_groups
+        return ungrouped(tiles, kernel, how)
+    if how.groups == 1 and size != _NONE and how.strides == how.rhs_dilation == _NONE:
+        if how.lhs_dilation != _NONE:
+            phases = _phases(tiles.shape[1:3], size, how)
+            if phases:
+                return _by_phases(tiles, kernel, how, phases)
+        width = tiles.shape[2] + sum(how.padding[1]) - size[1] + 1
+        if how.lhs_dilation == _NONE and features < _FEW_FEATURES and width % 2 == 0:
+            two = dataclasses.replace(how, strides=(1, 2))
+            result = convolve_plainly(tiles, _for_two_pixels(kernel), two)
+            return result.reshape(*result.shape[:2], width, features)
+    return convolve_plainly(tiles, kernel, how)
+
+
+def _pads(how: Convolution) -> bool:
+    return any(any(pad) for pad in how.padding)
+
+
+def _for_two_pixels(kernel: jax.Array) -> jax.Array:
+    """A kernel that gives two neighbouring results at once: [kh, kw + 1, C, 2 D].
+
+    A third more work for a 3x3 kernel, and twice the features.
+    """
+    first, second = (jnp.pad(kernel, ((0, 0), sides, (0, 0), (0, 0))) for sides in ((0, 1), (1, 0)))
+    return jnp.concatenate([first, second], axis=-1)
+
+
+class _Phase(NamedTuple):
+    """Every s-th result of a transposed convolution along one axis, s being its dilation.
+
+    Attributes:
+        places: of the kernel that meet pixels, and not the gaps between them; a range.
+        padding: (low, high) with which those places, as a kernel, go over the pixels.
+    """
+
+    places: range
+    padding: tuple[int, int]
+
+
+def _phases(sides, size, how: Convolution) -> tuple[list[_Phase], list[_Phase]] | None:
+    """Along rows and columns; None where results are not s for each of some pixels."""
+    axes = []
+    for side, extent, step, (low, high) in zip(
+        sides, size, how.lhs_dilation, how.padding, strict=True
+    ):
+        results = (side - 1) * step + low + high - extent + 2
+        if extent < step or results % step:
+            return None
+        phases = []
+        for first in range(step):
+            met = range((low - first) % step, extent, step)
+            before = (low - first - met[0]) // step
+            phases.append(_Phase(met, (before, results // step - side + len(met) - 1 - before)))
+        axes.append(phases)
+    return tuple(axes)
+
+
+def _by_phases(tiles: jax.Array, kernel: jax.Array, how: Convolution, phases) -> jax.Array:
+    """A transposed convolution without its gaps: phases that see the same pixels are one."""
+    features, one = kernel.shape[3], dataclasses.replace(how, lhs_dilation=_NONE)
+    down, right = how.lhs_dilation
+    alike = collections.defaultdict(list)
+    for row, column in itertools.product(*phases):
+        seen = (len(row.places), len(column.places), row.padding, column.padding)
+        alike[seen].append((row, column))
+    found = {}
+    for (_, _, *padding), same in alike.items():
+        weights = [
+            kernel[row.places.start :: row.places.step, column.places.start :: column.places.step]
+            for row, column in same
+        ]
+        weights = jnp.concatenate(weights, axis=-1)
+        result = convolve_on_cpu(tiles, weights, dataclasses.replace(one, padding=tuple(padding)))
+        k, h, w, _ = result.shape
+        if len(alike) == 1:  # a patch of its own for each pixel
+            patches = jnp.transpose(
+                result.reshape(k, h, w, down, right, features), (0, 1, 3, 2, 4, 5)
+            )
+            return patches.reshape(k, h * down, w * right, features)
+        found |= zip(same, jnp.split(result, len(same), axis=-1), strict=True)
+    rows, columns = phases
+    result = jnp.stack(
+        [jnp.stack([found[row, column] for column in columns], axis=3) for row in rows], axis=2
+    )
+    return result.reshape(k, h * down, w * right, features)
+
+
+def _depthwise(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
+    """Every channel by itself: a weighted sum of shifted tiles."""
+    result = how.preferred or jnp.result_type(tiles, kernel)
+    summed = jnp.promote_types(result, jnp.float32)
+    tiles = jnp.repeat(tiles, kernel.shape[3] // how.groups, axis=-1)
+    if _pads(how):
+        around = ((0, 0, 0), *((*pad, 0) for pad in how.padding), (0, 0, 0))
+        tiles = jax.lax.pad(tiles, jnp.zeros((), tiles.dtype), around)
+    total = None
+    rows, columns = zip((1, 2), kernel.shape[:2], how.strides, how.rhs_dilation, strict=True)
+    for i, row in enumerate(places(tiles, *rows)):
+        for j, seen in enumerate(places(row, *columns)):
+            weighted = seen.astype(summed) * kernel[i : i + 1, j : j + 1].astype(summed)
+            total = weighted if total is None else total + weighted
+    return total.astype(result)
+
+
+def _by_groups(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
+    """A convolution for each group of channels, or for a few small ones together."""
+    kh, kw, channels, features = kernel.shape
+    enough = (
+        count
+        for count in range(1, how.groups)
+        if how.groups % count == 0 and count * channels >= _GROUPED_CHANNELS
+    )
+    together = next(enough, how.groups)
+    parts = how.groups // together
+    kernel = kernel.reshape(kh, kw, 1, channels, parts, together, features // how.groups)
+    # In a part, a group's kernel is zero for the channels of the others.
+    own = jnp.eye(together, dtype=bool).reshape(1, 1, together, 1, 1, together, 1)
+    kernel = jnp.where(own, kernel, 0)
+    width, one = together * channels, dataclasses.replace(how, groups=1)
+    results = []
+    for part in range(parts):
+        weights = kernel[:, :, :, :, part].reshape(kh, kw, width, -1)
+        seen = tiles[..., part * width : (part + 1) * width]
+        results.append(convolve_on_cpu(seen, weights, one))
+    return jnp.concatenate(results, axis=-1)

@@ -1,0 +1,55 @@
+"""Dilated convolutions of moved tiles: for each of a kernel's places, the tile as it sees it."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from bc_jax.sparse.lowering import backend
+from bc_jax.sparse.lowering.convolution import multiply
+
+# Tiles with fewer channels are quickly copied once for each of a kernel's places.
+_FEW_CHANNELS = 32
+
+
+def reads_taps(tiles, kernel, padded: Sequence[int]) -> bool:
+    """Whether a dilated convolution is faster on moved tiles than on tiles with their halo.
+
+    Args:
+        tiles: [K, h, w, C], without a halo; shape and dtype matter.
+        kernel: [kh, kw, C, D], likewise.
+        padded: (height, width) of a tile with its halo.
+    """
+    _, h, w, channels = tiles.shape
+    fewer = math.prod(kernel.shape[:2]) * h * w <= math.prod(padded)
+    floating = jnp.issubdtype(tiles.dtype, jnp.floating)
+    return backend.on_cpu() and floating and (channels <= _FEW_CHANNELS or fewer)
+
+
+def convolve_taps(
+    taps: list[jax.Array], kernel: jax.Array, precision=None, preferred=None
+) -> jax.Array:
+    """Convolve tiles of which there is a moved one for each of the kernel's places.
+
+    Args:
+        taps: [K, h, w, C] each, floating, row by row of the kernel.
+        kernel: [kh, kw, C, D].
+        precision: as `jax.lax.dot_general` takes it.
+        preferred: likewise, the result's dtype; None is the tiles'.
+
+    Returns:
+        [K, h, w, D].
+    """
+    *_, channels, features = kernel.shape
+    if channels <= features:
+        wide = jnp.concatenate(taps, axis=-1)
+        return multiply(wide, kernel.reshape(-1, features), precision, preferred)
+    result = preferred or jnp.result_type(taps[0], kernel)
+    summed = jnp.promote_types(result, jnp.float32)
+    matrices = kernel.reshape(-1, channels, features)
+    products = [
+        multiply(tap, matrix, precision, summed) for tap, matrix in zip(taps, matrices, strict=True)
+    ]
+    return functools.reduce(jnp.add, products).astype(result)
