@@ -75,7 +75,10 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this file is in, with '-dirty' where files were changed."""
+    """The commit of the checkout that this file is in, with '-dirty' where files were changed.
+
+    Results do not count: a run that writes them anew has measured what the commit holds.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
@@ -85,7 +88,8 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        sources = ("--", ".", ":(exclude)benchmarks/results")
+        changed = git("status", "--porcelain", "--untracked-files=no", *sources)
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -17,7 +17,7 @@ _FIELDS = ("model", "size", "block", "dtype", "streams")
 
 
 def read_rows(folder: str | Path) -> list[dict]:
-    """The rows of all files of a folder; of what was measured twice, those of the newer file.
+    """The rows about a case of all files; of what was measured twice, those of the newer file.
 
     Raises:
         ValueError: the folder has no rows.
@@ -28,7 +28,8 @@ def read_rows(folder: str | Path) -> list[dict]:
     for content in contents:
         measured: dict = {}
         for row in content["rows"]:
-            measured.setdefault((row["benchmark"], case_of(row)), []).append(row)
+            if "model" in row:
+                measured.setdefault((row["benchmark"], case_of(row)), []).append(row)
         newest |= measured
     if not newest:
         raise ValueError(f"{folder} has no file of rows; python -m benchmarks.run writes some")
@@ -68,19 +69,22 @@ def plot_efficiency(path: Path, rows: Iterable[dict]) -> Path:
 
 
 def plot_steps(path: Path, rows: list[dict]) -> Path:
-    """What a frame takes, part by part, beside the dense network; of `benchmarks.step`.
+    """What a frame takes, part by part, in percent of the dense network; of `benchmarks.step`.
 
     Of each case only the lowest fraction is drawn.
     """
-    bars: dict[str, dict[str, float]] = {}
     lowest: dict[str, float] = {}
     for row in rows:
         lowest[case_of(row)] = min(row["fraction"], lowest.get(case_of(row), 1.0))
-    for row in (row for row in rows if row["fraction"] == lowest[case_of(row)]):
-        bars.setdefault(f"{case_of(row)}, dense", {"dense": row["dense_ms"]})
-        name = f"{case_of(row)}, {row['policy']} at {row['fraction']:.2f}"
-        bars[name] = {part: row[f"{part}_ms"] for part in PARTS}
-    return plot_times(path, bars, title="The whole step, and the dense network")
+    bars = {
+        f"{case_of(row)}, {row['policy']} at {row['fraction']:.2f}": {
+            part: 100 * row[f"{part}_ms"] / row["dense_ms"] for part in PARTS
+        }
+        for row in sorted(rows, key=case_of)
+        if row["fraction"] == lowest[case_of(row)]
+    }
+    unit = "percent of the dense network's time"
+    return plot_times(path, bars, title="The whole step of a frame", unit=unit)
 
 
 def plot_roofline(path: Path, rows: list[dict]) -> Path:

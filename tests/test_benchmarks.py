@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the benchmarks are no package
 
-from bc_jax import bench, timing
+from bc_jax import bench, provenance, timing
 from bc_jax.programs import dense_programs, sparse_program
 from bc_jax.sparse import blockcopy
 from benchmarks import (
@@ -361,6 +362,26 @@ def test_rows_are_written_whole_or_not_at_all(tmp_path):
         cases.write_rows(path, [{"x": object()}])
     assert json.loads(path.read_text()) == content
     assert [p.name for p in path.parent.iterdir()] == ["rows.json"]
+
+
+def test_a_commit_is_dirty_where_sources_changed_and_not_where_results_did(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ("-c", "user.name=me", "-c", "user.email=me@example.com")
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True)
+
+    result = tmp_path / "benchmarks" / "results" / "device" / "rows.json"
+    source = tmp_path / "bc_jax" / "provenance.py"
+    for path in (result, source):
+        path.parent.mkdir(parents=True)
+        path.write_text("one")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "one")
+    monkeypatch.setattr(provenance, "__file__", str(source))
+    result.write_text("two")
+    assert re.fullmatch("[0-9a-f]{40}", provenance.provenance()["commit"])
+    source.write_text("two")
+    assert provenance.provenance()["commit"].endswith("-dirty")
 
 
 def test_a_failing_part_does_not_lose_the_others(tmp_path):

@@ -12,6 +12,7 @@ import zoo
 
 import bc_jax
 from bc_jax.sparse import BlockSparsityWarning
+from bc_jax.sparse.lowering import backend
 
 
 def report_of(network, kernels, *, block=16, size=(64, 96), streams=1):
@@ -29,7 +30,8 @@ def convolutions(p, x):
 KERNELS = [(3, 3, 3, 8), (3, 3, 8, 8), (1, 1, 8, 4)]
 
 
-def test_rows_tell_window_tile_halo_and_cost():
+def test_rows_tell_window_tile_halo_and_cost(monkeypatch):
+    monkeypatch.setattr(backend, "on_cpu", lambda: False)
     rows = [row for row in report_of(convolutions, KERNELS).rows if row.macs]
     assert [row.label for row in rows] == ["conv 3x3/2", "conv 3x3 dilation 2", "conv 1x1"]
     assert [row.tile for row in rows] == [(16, 16), (8, 8), (8, 8)]
@@ -101,16 +103,26 @@ def test_what_is_forced_twice_counts_for_each_and_is_not_summed():
     assert named["rev"] == named["cond"] == report.whole_macs
 
 
-def test_a_halo_that_eats_the_gain_is_told_with_what_larger_blocks_would_do():
-    def dilated(p, x):
-        return zoo.conv(zoo.conv(x, p[0], 2), p[1], rhs_dilation=(8, 8))
+def dilated(p, x):
+    return zoo.conv(zoo.conv(x, p[0], 2), p[1], rhs_dilation=(8, 8))
 
+
+def test_a_halo_that_eats_the_gain_is_told_with_what_larger_blocks_would_do(monkeypatch):
+    monkeypatch.setattr(backend, "on_cpu", lambda: False)
     (line,) = report_of(dilated, KERNELS[:2]).advice()
     assert "9.0 pixels for each pixel of its tiles of 8x8" in line
     assert "blocks of 32x32 would make it 4.0" in line
     larger = report_of(dilated, KERNELS[:2], block=32, size=(64, 96))
     assert max(row.pixels_read for row in larger.rows) == pytest.approx(4)
     assert not any("halo" in each for each in report_of(convolutions, KERNELS).advice())
+
+
+def test_moved_tiles_have_no_halo_that_eats_the_gain(monkeypatch):
+    monkeypatch.setattr(backend, "on_cpu", lambda: True)
+    report = report_of(dilated, KERNELS[:2])
+    assert [row.moved for row in report.rows if row.macs] == [False, True]
+    assert report.rows[-1].halo == (8, 8, 8, 8) and report.rows[-1].pixels_read == 1
+    assert report.advice() == ()
 
 
 def test_tiles_that_are_too_small_are_told_with_the_block_that_is_not():

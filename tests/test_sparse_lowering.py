@@ -4,13 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import zoo
 
 from bc_jax import blockcopy
 from bc_jax.sparse.lowering import Convolution, backend, convolve, convolve_taps
-from tests import zoo
 
 VALID = ((0, 0), (0, 0))
 CLOSE = {"float32": {"rtol": 1e-5, "atol": 1e-5}, "bfloat16": {"rtol": 0.02, "atol": 0.06}}
+
+
+@pytest.fixture(autouse=True)
+def on_a_cpu(monkeypatch):
+    """A CPU's ways are right on every backend."""
+    monkeypatch.setattr(backend, "on_cpu", lambda: True)
 
 
 def random(*shape, dtype="float32", seed=0):
@@ -24,7 +30,7 @@ def convolutions(function, *args) -> list[dict]:
 
 
 def both_ways(monkeypatch, function, *args):
-    """What a function returns on a CPU, and with the plain lowering."""
+    """What a function returns with a CPU's ways, and with the plain ones."""
     fast = function(*args)
     monkeypatch.setattr(backend, "on_cpu", lambda: False)
     return fast, function(*args)

@@ -31,6 +31,7 @@ class Row:
         macs: multiply-accumulates for the whole frames, all streams.
         tile: (h, w) of the tiles that its window moves over, or None where it has no window.
         halo: pixels read beyond a tile, or None.
+        moved: whether a tile is read as each of the window's places sees it, and not with its halo.
         window_elements: of the array that its window moves over, all blocks; 0 without a window.
         state_bytes: what is remembered of the tensor that it is the first to read.
         reason: why it runs whole though its input is in blocks, else "".
@@ -45,6 +46,7 @@ class Row:
     macs: int
     tile: tuple[int, int] | None
     halo: Halo | None
+    moved: bool
     window_elements: int
     state_bytes: int
     reason: str
@@ -52,8 +54,9 @@ class Row:
 
     @property
     def pixels_read(self) -> float:
-        """Pixels that the window reads, halo included, for each pixel of the tile."""
-        return pixels_read(self.tile, self.halo) if self.tile and self.halo else 1.0
+        """Pixels that the window reads, halo included, for each pixel of the tile; 1 if moved."""
+        around = self.tile and self.halo and not self.moved
+        return pixels_read(self.tile, self.halo) if around else 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +156,7 @@ def make_report(records: list[Record], grid_shape, state, at) -> Report:
             macs=macs(record),
             tile=tile,
             halo=record.halo,
+            moved=record.moved,
             window_elements=math.prod(record.op.in_shapes[0]) if tile else 0,
             state_bytes=kept.get(number, 0),
             reason=record.reason,

@@ -42,6 +42,7 @@ class Record:
         where: "blocks", "whole" (a dense fallback) or "constant" (depends on no frame).
         reason: why an operation on blocks fell back, else "".
         halo: the halo that it read, else None.
+        moved: whether it reads moved tiles, where there is a frame, and not tiles with that halo.
         taps: multiply-accumulates per output element, where a rule knows better than the shapes.
     """
 
@@ -49,6 +50,7 @@ class Record:
     where: str
     reason: str = ""
     halo: Halo | None = None
+    moved: bool = False
     taps: float | None = None
 
 
@@ -62,6 +64,7 @@ class Context:
         self.plan = plan
         self.memory = memory
         self.halo_read: Halo | None = None
+        self.moved = False
         self.taps: float | None = None
         self.reason = ""
         self._kept: set[str] = set()
@@ -124,7 +127,10 @@ class Context:
 
         None where there is no frame to read them from: `exchange` gives their pixels then.
         """
-        if self.memory is None or x.fresh or self.grid == (1, 1):
+        if x.fresh or self.grid == (1, 1):
+            return None
+        self.moved = True
+        if self.memory is None:
             return None
         if not isinstance(self._stored(x), halos.Frames):
             return None
@@ -230,14 +236,16 @@ def interpret(context: Context, args: list, records: list[Record] | None = None)
 
     for op in program.ops:
         operands = [read(operand, resized=op.name in RESIZES) for operand in op.inputs]
-        context.halo_read, context.taps, context.reason = None, None, ""
+        context.halo_read, context.moved = None, False
+        context.taps, context.reason = None, ""
         results, where, reason = _run(context, op, operands)
         for number, result in zip(op.outputs, results, strict=True):
             if isinstance(result, Blocked) and result.key is None:
                 result = result.same(key=f"{number}_{op.name}")
             values[number] = result
         if records is not None:
-            records.append(Record(op, where, reason, context.halo_read, context.taps))
+            found = (context.halo_read, context.moved, context.taps)
+            records.append(Record(op, where, reason, *found))
     return [read(output) for output in program.outputs]
 
 

@@ -146,13 +146,15 @@ def plot_times(
     parts: Mapping[str, Mapping[str, float]],
     *,
     title: str = "Time per frame",
+    unit: str = "milliseconds per frame",
 ) -> Path:
-    """Milliseconds of each part of a frame, stacked in a bar for each policy.
+    """Time of each part of a frame, stacked in a bar for each policy.
 
     Args:
       path: of the picture.
-      parts: policy -> part (network, policy, learning, in one order) -> milliseconds, >= 0.
+      parts: policy -> part (network, policy, learning, in one order) -> time, >= 0.
       title: above the plot.
+      unit: of the times.
 
     Returns:
       The path.
@@ -172,7 +174,7 @@ def plot_times(
                       va="center")  # fmt: skip
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set(xlabel="milliseconds per frame", title=title, xlim=(0, 1.15 * max(left, default=1)))
+    axes.set(xlabel=unit, title=title, xlim=(0, 1.15 * max(left, default=1)))
     legend_below(axes, len(kinds))
     return save_figure(figure, path)
 
