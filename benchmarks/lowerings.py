@@ -9,14 +9,12 @@ it is not taken, whatever this says.
 
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.bench import random_grids
-from bc_jax.programs import compile_program
 from bc_jax.sparse import Blocks, Halo, block_index, compiler_options, keep_memory
 from bc_jax.sparse.halo import Frames, read_halo, read_shifted
 from bc_jax.sparse.lowering import Convolution, convolve_taps
@@ -24,6 +22,7 @@ from bc_jax.sparse.lowering.convolution import convolve_on_cpu, convolve_plainly
 from bc_jax.timing import alternate
 from benchmarks import cases
 from benchmarks.cases import DEFAULT, Case
+from benchmarks.parts import bound
 
 COLUMNS = {
     "what": "{what}",
@@ -45,20 +44,16 @@ def measure(case: Case = DEFAULT, *, repeats: int = 15, warm_up: int = 2) -> lis
         warm_up: rounds before them.
     """
     keep_memory()
-    dtype, rows = jnp.dtype(case.dtype), []
+    dtype, options, rows = jnp.dtype(case.dtype), compiler_options(), []
     for what, tile, plain, on_cpu, args in (*_convolutions(dtype), *_dilated(dtype)):
-        calls = {"plain": _bound(plain, *args), "cpu": _bound(on_cpu, *args)}
+        ways = {"plain": plain, "cpu": on_cpu}
+        calls = {name: bound(way, *args, options=options) for name, way in ways.items()}
         timings = alternate(calls, repeats=repeats, warm_up=warm_up)
         row = {"benchmark": "lowerings", "what": what, "tiles": "x".join(map(str, tile))}
         row |= {"dtype": case.dtype, "executed": EXECUTED, "repeats": repeats}
         row |= timings["plain"].milliseconds("plain") | timings["cpu"].milliseconds("cpu")
         rows.append(row | {"ratio": timings["plain"].median / timings["cpu"].median})
     return rows
-
-
-def _bound(function: Callable, *args) -> Callable:
-    run = compile_program(jax.jit(function, compiler_options=compiler_options()), *args).run
-    return lambda: run(*args)
 
 
 def _convolutions(dtype):

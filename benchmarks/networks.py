@@ -5,19 +5,39 @@ Backbones as they were published, as far as features at a sixteenth of the frame
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bc_jax.models.layers import Dtype, batch_norm, conv
+
 CLASSES = 19
-_conv = partial(nn.Conv, use_bias=False)
-_norm = partial(nn.BatchNorm, use_running_average=True)
 
 
-def _around(size: int, dilation: int = 1) -> list[tuple[int, int]]:
-    return 2 * [(size // 2 * dilation, size // 2 * dilation)]
+class ConvNorm(nn.Module):
+    """Convolution and batch norm."""
+
+    features: int
+    size: int = 1
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Float [N, H, W, C] to [N, H/stride, W/stride, features]."""
+        x = conv(
+            self.features,
+            self.size,
+            stride=self.stride,
+            dilation=self.dilation,
+            groups=self.groups,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        return batch_norm(False, self.dtype, "norm")(x)
 
 
 class InvertedResidual(nn.Module):
@@ -27,77 +47,85 @@ class InvertedResidual(nn.Module):
     widen: int
     stride: int = 1
     dilation: int = 1
+    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Float [N, H, W, C] to [N, H/stride, W/stride, features]."""
         y, width = x, self.widen * x.shape[-1]
         if self.widen > 1:
-            y = nn.relu6(_norm()(_conv(width, (1, 1))(y)))
-        y = _conv(
-            width,
-            (3, 3),
-            strides=self.stride,
-            kernel_dilation=self.dilation,
-            padding=_around(3, self.dilation),
-            feature_group_count=width,
-        )(y)
-        y = _norm()(_conv(self.features, (1, 1))(nn.relu6(_norm()(y))))
+            y = nn.relu6(ConvNorm(width, dtype=self.dtype)(y))
+        apart = {"stride": self.stride, "dilation": self.dilation, "groups": width}
+        y = nn.relu6(ConvNorm(width, 3, **apart, dtype=self.dtype)(y))
+        y = ConvNorm(self.features, dtype=self.dtype)(y)
         return x + y if x.shape == y.shape else y
 
 
 class MobileNetV2(nn.Module):
     """MobileNetV2 (Sandler et al., CVPR 2018), its last stage dilated."""
 
+    dtype: Dtype = jnp.float32
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Float [N, H, W, 3] to [N, H/16, W/16, CLASSES]."""
-        x = nn.relu6(_norm()(_conv(32, (3, 3), strides=2, padding=_around(3))(x)))
+        dtype = self.dtype
+        x = nn.relu6(ConvNorm(32, 3, 2, dtype=dtype)(x))
         stages = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1))
         for widen, features, count, stride in stages:
             for i in range(count):
-                x = InvertedResidual(features, widen, 1 if i else stride)(x)
+                x = InvertedResidual(features, widen, 1 if i else stride, dtype=dtype)(x)
         for features in (160, 160, 160, 320):
-            x = InvertedResidual(features, 6, dilation=2)(x)
-        return nn.Conv(CLASSES, (1, 1))(x)
+            x = InvertedResidual(features, 6, dilation=2, dtype=dtype)(x)
+        return conv(CLASSES, 1, use_bias=True, dtype=self.dtype)(x)
 
 
 class ConvNeXt(nn.Module):
     """The first three stages of ConvNeXt-T (Liu et al., CVPR 2022)."""
 
+    dtype: Dtype = jnp.float32
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Float [N, H, W, 3] to [N, H/16, W/16, CLASSES]."""
-        x = nn.LayerNorm()(nn.Conv(96, (4, 4), strides=4, padding="VALID")(x))
+        dtype = self.dtype
+
+        def patches(features, side):
+            sides = (side, side)
+            return nn.Conv(features, sides, strides=sides, padding="VALID", dtype=dtype)
+
+        x = nn.LayerNorm(dtype=dtype)(patches(96, 4)(x))
         for features, count in ((96, 3), (192, 3), (384, 9)):
             if x.shape[-1] != features:
-                x = nn.Conv(features, (2, 2), strides=2, padding="VALID")(nn.LayerNorm()(x))
+                x = patches(features, 2)(nn.LayerNorm(dtype=dtype)(x))
             for _ in range(count):
-                y = nn.Conv(features, (7, 7), feature_group_count=features)(x)
-                y = nn.gelu(nn.Dense(4 * features)(nn.LayerNorm()(y)))
-                x += nn.Dense(features)(y)
-        return nn.Conv(CLASSES, (1, 1))(x)
+                y = conv(features, 7, groups=features, use_bias=True, dtype=dtype)(x)
+                y = nn.LayerNorm(dtype=dtype)(y)
+                y = nn.gelu(nn.Dense(4 * features, dtype=dtype)(y))
+                x += nn.Dense(features, dtype=dtype)(y)
+        return conv(CLASSES, 1, use_bias=True, dtype=self.dtype)(x)
 
 
 class ResNeXt(nn.Module):
     """The first three stages of ResNeXt-50, 32 groups of 4 channels (Xie et al., CVPR 2017)."""
 
+    dtype: Dtype = jnp.float32
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Float [N, H, W, 3] to [N, H/16, W/16, CLASSES]."""
-        x = nn.relu(_norm()(_conv(64, (7, 7), strides=2, padding=_around(7))(x)))
-        x = nn.max_pool(x, (3, 3), (2, 2), _around(3))
+        dtype = self.dtype
+        x = nn.relu(ConvNorm(64, 7, 2, dtype=dtype)(x))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for width, count, down in ((128, 3, 1), (256, 4, 2), (512, 6, 2)):
             for i in range(count):
                 stride = 1 if i else down
-                y = nn.relu(_norm()(_conv(width, (1, 1))(x)))
-                y = _conv(
-                    width, (3, 3), strides=stride, padding=_around(3), feature_group_count=32
-                )(y)
-                y = _norm()(_conv(2 * width, (1, 1))(nn.relu(_norm()(y))))
-                skip = x if i else _norm()(_conv(2 * width, (1, 1), strides=stride)(x))
+                y = nn.relu(ConvNorm(width, dtype=dtype)(x))
+                y = nn.relu(ConvNorm(width, 3, stride, groups=32, dtype=dtype)(y))
+                y = ConvNorm(2 * width, dtype=dtype)(y)
+                skip = x if i else ConvNorm(2 * width, 1, stride, dtype=dtype)(x)
                 x = nn.relu(skip + y)
-        return nn.Conv(CLASSES, (1, 1))(x)
+        return conv(CLASSES, 1, use_bias=True, dtype=self.dtype)(x)
 
 
 _NETWORKS = {"mobilenet_v2": MobileNetV2, "convnext_tiny": ConvNeXt, "resnext50": ResNeXt}
@@ -106,7 +134,7 @@ NAMES = tuple(_NETWORKS)
 
 def build(name: str, key: jax.Array, dtype) -> tuple[Callable, dict]:
     """A network of `NAMES`: `apply_fn(params, frames)` for uint8 frames, and parameters."""
-    module = _NETWORKS[name]()
+    module = _NETWORKS[name](dtype=dtype)
 
     def apply_fn(params, frames):
         return module.apply(params, frames.astype(dtype) / jnp.asarray(255, dtype))

@@ -136,7 +136,7 @@ def _random(shape, dtype) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32), dtype)
 
 
-def _bound(function: Callable, *args, options=None) -> Callable:
+def bound(function: Callable, *args, options=None) -> Callable:
     """A compiled call of these arguments."""
     run = compile_program(jax.jit(function, compiler_options=options), *args).run
     return lambda: run(*args)
@@ -148,10 +148,8 @@ def _convolutions(found: list[tuple[Op, Row]], blocks: Blocks) -> list[Part]:
     distinct = collections.defaultdict(list)
     for op, row in found:
         if row.name == "conv_general_dilated" and row.where == "blocks" and _layout(op) == _LAYOUT:
-            kept = reads[op.inputs[0]].memory if op.inputs[0] in reads else None
-            moves = kept if isinstance(kept, Frames) and _steps(op, blocks) else None
-            key = (op.in_shapes, str(sorted(op.params.items(), key=str)), moves is None)
-            distinct[key].append((op, row, moves))
+            frame = reads[op.inputs[0]].memory if row.moved else None
+            distinct[op.in_shapes, str(sorted(op.params.items(), key=str))].append((op, row, frame))
     return [_convolution(*same[0], len(same), blocks) for same in distinct.values()]
 
 
@@ -183,17 +181,6 @@ def _tile(op: Op, blocks: Blocks) -> tuple[int, int, int]:
     return height // blocks.grid_shape[1], width // blocks.grid_shape[2], channels
 
 
-def _steps(op: Op, blocks: Blocks) -> list[tuple[int, int]] | None:
-    """How the tiles are moved, where a dilated convolution reads moved tiles."""
-    if op.name != "conv_general_dilated" or _layout(op) != _LAYOUT:
-        return None
-    dtype = op.out_avals[0].dtype
-    tiles, kernel = (1, *_tile(op, blocks)), op.in_shapes[1]
-    tiles, kernel = (jax.ShapeDtypeStruct(shape, dtype) for shape in (tiles, kernel))
-    axes = _axes(op, blocks)
-    return tap_steps(tiles, kernel, axes, _how(op, axes))
-
-
 def _how(op: Op, axes: list[Axis]) -> Convolution:
     return convolution_of(op.params, tuple(axis.pad for axis in axes))
 
@@ -208,30 +195,31 @@ def _convolution(op: Op, row: Row, frame: Frames | None, times: int, blocks: Blo
     if frame:
         frame = jax.tree.map(lambda s: _random(s.shape, s.dtype), frame)
         tile = jax.ShapeDtypeStruct((blocks.capacity, h, w, channels), dtype)
+        steps = tap_steps(tile, kernel, axes, how)
         read = int(share * frame.array.nbytes)
 
         def on_tiles(frame, kernel, blocks):
-            taps = read_shifted(frame, tile, blocks, _steps(op, blocks))
+            taps = read_shifted(frame, tile, blocks, steps)
             return convolve_taps(taps, kernel, how.precision, how.preferred)
 
-        sparse = _bound(on_tiles, frame, kernel, blocks, options=compiler_options())
+        sparse = bound(on_tiles, frame, kernel, blocks, options=compiler_options())
     else:
         sides = [size + axis.before + axis.after for size, axis in zip((h, w), axes, strict=True)]
         tiles = _random((blocks.capacity, *sides, channels), dtype)
         read = tiles.nbytes
         on_tiles = functools.partial(convolve, how=how)
-        sparse = _bound(on_tiles, tiles, kernel, options=compiler_options())
+        sparse = bound(on_tiles, tiles, kernel, options=compiler_options())
 
     versions = {"default": None}
     if compiler_options():
         versions["sparse options"] = compiler_options()
     dense = {
-        name: _bound(lambda x, k: op.bind(x, k), image, kernel, options=options)
+        name: bound(lambda x, k: op.bind(x, k), image, kernel, options=options)
         for name, options in versions.items()
     }
     one = _axes(op, Blocks(blocks.index, (op.in_shapes[0][0], 1, 1)))
     around = [(0, 0), *((max(0, a.before), max(0, a.after)) for a in one), (0, 0)]
-    dense["one block"] = _bound(
+    dense["one block"] = bound(
         lambda x, k: convolve(jnp.pad(x, around), k, _how(op, one)),
         image,
         kernel,
@@ -285,18 +273,18 @@ def _reads(found: list[tuple[Op, Row]], blocks: Blocks) -> dict[int, _Reads]:
             continue
         shape = op.in_shapes[0]
         if len(shape) == 4 and not (shape[1] % gh or shape[2] % gw):
-            readers[source].append((op, row.halo))
+            readers[source].append((op, row))
     return {source: _reads_of(same, blocks) for source, same in readers.items()}
 
 
-def _reads_of(readers: list[tuple[Op, Halo]], blocks: Blocks) -> _Reads:
+def _reads_of(readers: list[tuple[Op, Row]], blocks: Blocks) -> _Reads:
     op = readers[0][0]
     tile, dtype = _tile(op, blocks), op.out_avals[0].dtype
-    widest = functools.reduce(Halo.union, (halo for _, halo in readers))
+    widest = functools.reduce(Halo.union, (row.halo for _, row in readers))
     memory = memory_shape(widest, blocks.grid_shape, tile, dtype)
     if not isinstance(memory, Frames):  # read once, as wide as any reader asks
         return _Reads(tile, (widest,), memory)
-    halos = {halo for op, halo in readers if not _steps(op, blocks)}
+    halos = {row.halo for _, row in readers if not row.moved}
     return _Reads(tile, tuple(sorted(halos)), memory)
 
 
@@ -339,7 +327,7 @@ def _copies(loaded: Loaded, blocks: Blocks) -> list[Part]:
     """Splitting the frames, and writing frames and outputs back."""
     frames = loaded.frames[0]
     outputs = jax.tree.leaves(jax.eval_shape(loaded.sparse.apply_fn, loaded.params, frames))
-    cut = _bound(lambda f, b: split(f, b), frames, blocks, options=compiler_options())
+    cut = bound(lambda f, b: split(f, b), frames, blocks, options=compiler_options())
     share = blocks.capacity / math.prod(blocks.grid_shape)
     parts = [Part("split frames", 1, cut, int(2 * share * frames.nbytes))]
     for name, shape in [("frames", frames), *(("output", s) for s in outputs)]:

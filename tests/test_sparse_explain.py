@@ -125,6 +125,14 @@ def test_moved_tiles_have_no_halo_that_eats_the_gain(monkeypatch):
     assert report.advice() == ()
 
 
+def test_tiles_of_which_strips_are_kept_are_not_moved(monkeypatch):
+    monkeypatch.setattr(backend, "on_cpu", lambda: True)
+    rows = report_of(convolutions, KERNELS, block=64, size=(128, 192)).rows
+    (row,) = (row for row in rows if row.label.endswith("dilation 2"))
+    assert (row.tile, row.moved) == ((32, 32), False)
+    assert row.pixels_read == pytest.approx(36 * 36 / 32**2)
+
+
 def test_tiles_that_are_too_small_are_told_with_the_block_that_is_not():
     def strided(p, x):
         return zoo.conv(zoo.conv(x, p[0], 8), p[2])

@@ -68,9 +68,7 @@ def memory_shape(
 ) -> Memory:
     """Shapes of the memory for a tensor whose tiles are `[h, w, *rest]`."""
     (n, gh, gw), (h, w, *rest) = grid_shape, tile_shape
-    strips = (halo.top + halo.bottom) * w + (halo.left + halo.right) * h
-    # Reading windows of a frame is fast; strips, which take more copies, are there to save memory.
-    if max(halo.top, halo.bottom) > h or max(halo.left, halo.right) > w or 2 * strips >= h * w:
+    if keeps_frames(halo, (h, w)):
         height, width = halo.top + gh * h + halo.bottom, halo.left + gw * w + halo.right
         return Frames(jax.ShapeDtypeStruct((n, height, width, *rest), dtype), halo)
 
@@ -83,6 +81,15 @@ def memory_shape(
         left=of(h, halo.right),
         right=of(h, halo.left),
     )
+
+
+def keeps_frames(halo: Halo, tile: tuple[int, int]) -> bool:
+    """Whether all of a tensor is kept, and not strips; if for one halo, then for any wider one."""
+    h, w = tile
+    strips = (halo.top + halo.bottom) * w + (halo.left + halo.right) * h
+    # Reading windows of a frame is fast; strips, which take more copies, are there to save memory.
+    far = max(halo.top, halo.bottom) > h or max(halo.left, halo.right) > w
+    return far or 2 * strips >= h * w
 
 
 def store(memory: Memory, tiles: jax.Array, blocks: Blocks) -> Memory:

@@ -42,7 +42,7 @@ class Record:
         where: "blocks", "whole" (a dense fallback) or "constant" (depends on no frame).
         reason: why an operation on blocks fell back, else "".
         halo: the halo that it read, else None.
-        moved: whether it reads moved tiles, where there is a frame, and not tiles with that halo.
+        moved: whether it reads moved tiles, and not tiles with that halo.
         taps: multiply-accumulates per output element, where a rule knows better than the shapes.
     """
 
@@ -101,11 +101,10 @@ class Context:
         if x.fresh:
             return halos.window_halo(x.dense, self.blocks, halo=halo, pad_value=pad_value)
         h, w = x.tiles.shape[1:3]
-        if self.memory is None or self.grid == (1, 1):  # a block without neighbours
-            if self.grid != (1, 1):
-                kept, _ = self.plan.halos.get(x.key, (Halo(), None))
-                tile = jax.ShapeDtypeStruct(x.tiles.shape[1:], x.tiles.dtype)
-                self.plan.halos[x.key] = (kept.union(halo), tile)
+        alone = self.grid == (1, 1)  # a block without neighbours
+        if self.memory is None and not alone:
+            self._plan_halo(x, halo)
+        if self.memory is None or alone:
             pads = [(0, 0), halo[:2], halo[2:]] + [(0, 0)] * (x.tiles.ndim - 3)
             return jnp.pad(x.tiles, pads, constant_values=pad_value)
         memory = self._stored(x)
@@ -122,19 +121,28 @@ class Context:
             :, top : top + halo.top + h + halo.bottom, left : left + halo.left + w + halo.right
         ]
 
-    def shifted(self, x: Blocked, steps: list[tuple[int, int]]) -> list[jax.Array] | None:
-        """The tiles of `x` moved by each of the steps, zero beyond the image.
+    def remembers(self, x: Blocked) -> bool:
+        """Whether what neighbours ask of `x` is remembered, and neither at hand nor asked for."""
+        return not x.fresh and self.grid != (1, 1)
 
-        None where there is no frame to read them from: `exchange` gives their pixels then.
+    def shifted(self, x: Blocked, halo: Halo, steps: list[tuple[int, int]]) -> list[jax.Array]:
+        """The tiles of `x`, which is remembered, moved by each of the steps; zero beyond the image.
+
+        Args:
+            x: the value.
+            halo: of all the steps together, for which all of `x` is kept: `halos.keeps_frames`.
+            steps: (rows, columns) each.
         """
-        if x.fresh or self.grid == (1, 1):
-            return None
-        self.moved = True
+        self.halo_read, self.moved = halo, True
         if self.memory is None:
-            return None
-        if not isinstance(self._stored(x), halos.Frames):
-            return None
+            self._plan_halo(x, halo)
+            return [x.tiles] * len(steps)
         return halos.read_shifted(self._stored(x), x.tiles, self.blocks, steps)
+
+    def _plan_halo(self, x: Blocked, halo: Halo) -> None:
+        kept, _ = self.plan.halos.get(x.key, (Halo(), None))
+        tile = jax.ShapeDtypeStruct(x.tiles.shape[1:], x.tiles.dtype)
+        self.plan.halos[x.key] = (kept.union(halo), tile)
 
     def _stored(self, x: Blocked) -> halos.Memory:
         """The memory of a tensor, with this frame's blocks."""

@@ -144,25 +144,25 @@ def _by_phases(tiles: jax.Array, kernel: jax.Array, how: Convolution, phases) ->
     for row, column in itertools.product(*phases):
         seen = (len(row.places), len(column.places), row.padding, column.padding)
         alike[seen].append((row, column))
-    found = {}
+    results = []
     for (_, _, *padding), same in alike.items():
         weights = [
             kernel[row.places.start :: row.places.step, column.places.start :: column.places.step]
             for row, column in same
         ]
         weights = jnp.concatenate(weights, axis=-1)
-        result = convolve_on_cpu(tiles, weights, dataclasses.replace(one, padding=tuple(padding)))
-        k, h, w, _ = result.shape
-        if len(alike) == 1:  # a patch of its own for each pixel
-            patches = jnp.transpose(
-                result.reshape(k, h, w, down, right, features), (0, 1, 3, 2, 4, 5)
-            )
-            return patches.reshape(k, h * down, w * right, features)
-        found |= zip(same, jnp.split(result, len(same), axis=-1), strict=True)
-    rows, columns = phases
-    result = jnp.stack(
-        [jnp.stack([found[row, column] for column in columns], axis=3) for row in rows], axis=2
-    )
+        how = dataclasses.replace(one, padding=tuple(padding))
+        results.append(convolve_on_cpu(tiles, weights, how))
+    k, h, w, _ = results[0].shape
+    if len(results) == 1:  # a patch of its own for each pixel
+        patches = results[0].reshape(k, h, w, down, right, features)
+        result = jnp.transpose(patches, (0, 1, 3, 2, 4, 5))
+    else:
+        found = {}
+        for same, result in zip(alike.values(), results, strict=True):
+            found |= zip(same, jnp.split(result, len(same), axis=-1), strict=True)
+        rows = [jnp.stack([found[row, column] for column in phases[1]], 3) for row in phases[0]]
+        result = jnp.stack(rows, axis=2)
     return result.reshape(k, h * down, w * right, features)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.sparse import lowering
-from bc_jax.sparse.halo import Halo
+from bc_jax.sparse.halo import Halo, keeps_frames
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain
 
@@ -64,11 +64,13 @@ def window_axis(
     return Axis(before, after, (pad_low, pad_high), out)
 
 
+def _halo(axes: Sequence[Axis]) -> Halo:
+    return Halo(*(max(0, side) for axis in axes for side in (axis.before, axis.after)))
+
+
 def read_window(context, x: Blocked, axes: tuple[Axis, Axis], pad_value):
     """The tiles' pixels that a window needs: halo added, skipped pixels cut."""
-    rows, columns = axes
-    halo = Halo(*(max(0, v) for v in (rows.before, rows.after, columns.before, columns.after)))
-    tiles = context.exchange(x, halo, pad_value)
+    tiles = context.exchange(x, _halo(axes), pad_value)
     cut = []
     for axis, size in zip(axes, tiles.shape[1:3], strict=True):
         cut.append(slice(max(0, -axis.before), size - max(0, -axis.after)))
@@ -118,9 +120,11 @@ def convolution(context, op, x, kernel):
     )
     pad_value = x.pad_value if x.pad != NO_PAD else 0
     how = convolution_of(p, tuple(axis.pad for axis in axes), turn)
-    steps = tap_steps(x.tiles, kernel, axes, how) if pad_value == 0 else None
-    taps = context.shifted(x, steps) if steps else None
-    if taps:
+    steps = None
+    if pad_value == 0 and context.remembers(x):
+        steps = tap_steps(x.tiles, kernel, axes, how)
+    if steps:
+        taps = context.shifted(x, _halo(axes), steps)
         result = lowering.convolve_taps(taps, kernel, how.precision, how.preferred)
     else:
         result = lowering.convolve(read_window(context, x, axes, pad_value), kernel, how)
@@ -136,10 +140,12 @@ def convolution_of(params: dict, padding, turn: Sequence[int] = (0, 1)) -> lower
         padding: what is left to pad, for rows and columns.
         turn: the operation's places of rows and of columns.
     """
-    pairs = {"strides": "window_strides", "lhs_dilation": "lhs_dilation"}
-    pairs |= {"rhs_dilation": "rhs_dilation"}
+    names = ("window_strides", "lhs_dilation", "rhs_dilation")
+    strides, lhs_dilation, rhs_dilation = (tuple(params[n][t] for t in turn) for n in names)
     return lowering.Convolution(
-        **{name: tuple(params[given][t] for t in turn) for name, given in pairs.items()},
+        strides=strides,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
         padding=padding,
         groups=params["feature_group_count"],
         precision=params["precision"],
@@ -163,8 +169,9 @@ def tap_steps(
     """
     if {*how.strides, *how.lhs_dilation, how.groups} != {1} or how.rhs_dilation == (1, 1):
         return None
-    sides = zip(axes, tiles.shape[1:3], strict=True)
-    if not lowering.reads_taps(tiles, kernel, [a.before + side + a.after for a, side in sides]):
+    tile = tiles.shape[1:3]
+    padded = [axis.before + side + axis.after for axis, side in zip(axes, tile, strict=True)]
+    if not keeps_frames(_halo(axes), tile) or not lowering.reads_taps(tiles, kernel, padded):
         return None
     rows, columns = (
         [place * dilation - axis.before for place in range(size)]
