@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 
 from bc_jax.sparse.lowering import backend
 from bc_jax.sparse.lowering.places import places
+from bc_jax.sparse.lowering.winograd import convolve_rows, rows_at_once
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _NONE = (1, 1)
 # A CPU's product of patches and kernel is slow where its results have fewer features.
 _FEW_FEATURES = 24
+_DEFAULT_PRECISION = (None, jax.lax.Precision.DEFAULT, 2 * (jax.lax.Precision.DEFAULT,))
 # Groups of fewer channels are convolved together.
 _GROUPED_CHANNELS = 16
 
@@ -90,7 +93,28 @@ def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> ja
             two = dataclasses.replace(how, strides=(1, 2))
             result = convolve_plainly(tiles, _for_two_pixels(kernel), two)
             return result.reshape(*result.shape[:2], width, features)
+        if how.lhs_dilation == _NONE and how.precision in _DEFAULT_PRECISION:
+            return _by_rows(tiles, kernel, how)
     return convolve_plainly(tiles, kernel, how)
+
+
+def _by_rows(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
+    """As many rows at once as is fastest."""
+    (top, bottom), sides = how.padding
+    height, width = (
+        side + sum(pad) - extent + 1
+        for side, pad, extent in zip(tiles.shape[1:3], how.padding, kernel.shape, strict=False)
+    )
+    rows = rows_at_once((len(tiles), height, width), kernel.shape)
+    if rows == 1:
+        return convolve_plainly(tiles, kernel, how)
+    if top or bottom:
+        around = ((0, 0, 0), (top, bottom, 0), (0, 0, 0), (0, 0, 0))
+        tiles = jax.lax.pad(tiles, jnp.zeros((), tiles.dtype), around)
+    row = dataclasses.replace(how, padding=((0, 0), sides), preferred=None)
+    result = how.preferred or jnp.result_type(tiles, kernel)
+    made = convolve_rows(tiles, kernel, rows, functools.partial(convolve_plainly, how=row))
+    return made.astype(result)
 
 
 def _pads(how: Convolution) -> bool:
