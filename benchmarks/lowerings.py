@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.bench import random_grids
+from bc_jax.lowering import Convolution, convolve_taps
+from bc_jax.lowering.convolution import convolve_on_cpu, convolve_plainly
 from bc_jax.sparse import Blocks, Halo, block_index, compiler_options, keep_memory
 from bc_jax.sparse.halo import Frames, read_halo, read_shifted
-from bc_jax.sparse.lowering import Convolution, convolve_taps
-from bc_jax.sparse.lowering.convolution import convolve_on_cpu, convolve_plainly
 from bc_jax.timing import alternate
 from benchmarks import cases
 from benchmarks.cases import DEFAULT, Case

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.bench import random_grids
+from bc_jax.lowering import Convolution, convolve, convolve_taps
 from bc_jax.programs import compile_program
 from bc_jax.sparse import Blocks, Halo, Row, block_index, combine, compiler_options, split
 from bc_jax.sparse.halo import Frames, Memory, memory_shape, read_halo, read_shifted, store
 from bc_jax.sparse.interpreter import nbytes
-from bc_jax.sparse.lowering import Convolution, convolve, convolve_taps
 from bc_jax.sparse.program import Op, trace
 from bc_jax.sparse.rules.window import Axis, convolution_of, tap_steps, window_axis
 from bc_jax.timing import alternate, efficiency, fastest

@@ -86,7 +86,7 @@ def test_papers_policy_has_the_releases_layers():
     assert [name for name, layer in layers.items() if "bias" in layer] == ["logit"]
     assert len(state.params["network"]) == 2 * len(RELEASE) - 1
     # Where the strides stand decides the cost, so they are the release's if each layer's is.
-    network = PolicyNet()
+    network = PolicyNet(convolve=jax.lax.conv_general_dilated)
     x = jax.ShapeDtypeStruct((1, 256, 512, 26), jnp.float32)
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, False), x)
     jaxpr = jax.make_jaxpr(lambda v, x: network.apply(v, x, False))(variables, x).jaxpr

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bc_jax import sparse
+from bc_jax.lowering.surround import surround_in_place, surround_plainly
 from bc_jax.sparse.halo import Frames, Strips, memory_shape, window_halo
-from bc_jax.sparse.lowering.surround import surround_in_place, surround_plainly
 
 N, GH, GW, C = 2, 3, 4, 5
 

@@ -11,8 +11,8 @@ import pytest
 import zoo
 
 import bc_jax
+from bc_jax.lowering import backend
 from bc_jax.sparse import BlockSparsityWarning
-from bc_jax.sparse.lowering import backend
 
 
 def report_of(network, kernels, *, block=16, size=(64, 96), streams=1):

@@ -92,7 +92,7 @@ def _block_size(observation: Observation) -> tuple[int, int]:
     return h // gh, w // gw
 
 
-def _network(config: PolicyConfig, block_size: tuple[int, int]) -> PolicyNet:
+def _network(config: PolicyConfig, block_size: tuple[int, int], **fields) -> PolicyNet:
     return PolicyNet(
         block_pixels=config.block_pixels(block_size),
         widths=config.widths,
@@ -100,6 +100,7 @@ def _network(config: PolicyConfig, block_size: tuple[int, int]) -> PolicyNet:
         head_width=config.head_width,
         decay=config.batch_norm_decay,
         zero_init=config.prior,
+        **fields,
     )
 
 
@@ -246,8 +247,10 @@ def information_gain(
 
 def policy_macs(observation: Observation, config: PolicyConfig) -> int:
     """Returns the multiply-accumulates of one `logits`; arrays or shapes, nothing is computed."""
-    state = jax.eval_shape(lambda o: init(jax.random.key(0), o, config), observation)
-    return count_macs(lambda s, o: logits(s, o, config), state, observation)
+    network = _network(config, _block_size(observation), convolve=jax.lax.conv_general_dilated)
+    inputs = jax.eval_shape(lambda o: _inputs(o, config), observation)
+    variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, False), inputs)
+    return count_macs(lambda v, x: network.apply(v, x, False), variables, inputs)
 
 
 def _rewards(state, gain, config):

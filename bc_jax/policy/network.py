@@ -1,6 +1,7 @@
 """The policy network: from what changed on the screen to one logit per block."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -44,7 +45,7 @@ def plan_strides(block_pixels: tuple[int, int], stages: int) -> list[tuple[int, 
     return list(zip(vertical, horizontal, strict=True))
 
 
-def _conv(features, strides, *, kernel=3, name, head=False, bias=False, zero=False):
+def _conv(features, strides, *, convolve, kernel=3, name, head=False, bias=False, zero=False):
     """A convolution that divides the resolution by `strides`, padded on both sides alike."""
     # A stride above 3 would skip pixels with a 3x3 kernel.
     size = tuple(max(kernel, s + 1 - s % 2) for s in strides) if kernel > 1 else (1, 1)
@@ -81,6 +82,7 @@ class PolicyNet(nn.Module):
     head_width: int = 128  # channels of the head's convolutions but the last
     decay: float = 0.98  # of the batch norm's running statistics
     zero_init: bool = False  # the logits start at zero (for a network that corrects a prior)
+    convolve: Callable = convolve  # as `jax.lax.conv_general_dilated`
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -104,22 +106,23 @@ class PolicyNet(nn.Module):
         def norm(y, name):
             return BatchNorm(not train, self.decay, name=name)(y)
 
+        conv = functools.partial(_conv, convolve=self.convolve)
         strides = plan_strides(self.block_pixels, len(self.widths))
         x = x.astype(jnp.float32)
-        x = nn.relu(norm(_conv(self.widths[0], (1, 1), name="stem")(x), "stem_norm"))
+        x = nn.relu(norm(conv(self.widths[0], (1, 1), name="stem")(x), "stem_norm"))
         for stage, width in enumerate(self.widths):
             for block in range(self.blocks_per_stage):
                 stride = strides[stage - 1] if stage and not block else (1, 1)
                 name = f"stage{stage}_block{block}"
-                y = nn.relu(norm(_conv(width, stride, name=f"{name}_conv0")(x), f"{name}_norm0"))
-                y = norm(_conv(width, (1, 1), name=f"{name}_conv1")(y), f"{name}_norm1")
+                y = nn.relu(norm(conv(width, stride, name=f"{name}_conv0")(x), f"{name}_norm0"))
+                y = norm(conv(width, (1, 1), name=f"{name}_conv1")(y), f"{name}_norm1")
                 if stride != (1, 1) or x.shape[-1] != width:
-                    skip = _conv(width, stride, kernel=1, name=f"{name}_skip")(x)
+                    skip = conv(width, stride, kernel=1, name=f"{name}_skip")(x)
                     x = norm(skip, f"{name}_skip_norm")
                 x = nn.relu(x + y)
         *hidden, last = strides[len(self.widths) - 1 :]
         for i, stride in enumerate(hidden):
-            x = _conv(self.head_width, stride, head=True, name=f"head{i}")(x)
+            x = conv(self.head_width, stride, head=True, name=f"head{i}")(x)
             x = nn.relu(norm(x, f"head{i}_norm"))
-        x = _conv(1, last, head=True, bias=True, zero=self.zero_init, name="logit")(x)
+        x = conv(1, last, head=True, bias=True, zero=self.zero_init, name="logit")(x)
         return x.reshape(n, h // ph, w // pw)

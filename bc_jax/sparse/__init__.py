@@ -1,11 +1,11 @@
 """Block-sparse execution in time: the transformation `blockcopy` and its parts."""
 
+from bc_jax.lowering import compiler_options
 from bc_jax.sparse.advice import BlockSparsityWarning
 from bc_jax.sparse.allocator import keep_memory
 from bc_jax.sparse.blocks import Blocks, block_index, combine, executed_grid, split
 from bc_jax.sparse.explain import Report, Row
 from bc_jax.sparse.halo import Halo, exchange_halo
-from bc_jax.sparse.lowering import compiler_options
 from bc_jax.sparse.transform import BlockCopy, FrameState, blockcopy
 
 __all__ = [

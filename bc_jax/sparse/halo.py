@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from bc_jax.sparse import lowering
+from bc_jax import lowering
 from bc_jax.sparse.blocks import Blocks
 
 

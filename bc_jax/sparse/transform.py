@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from bc_jax.lowering import compiler_options
 from bc_jax.sparse.advice import warn_of_no_gain
 from bc_jax.sparse.blocks import Blocks, block_index, combine, executed_grid, split
 from bc_jax.sparse.explain import Report, make_report
 from bc_jax.sparse.interpreter import Context, Plan, Record, interpret, memory_for
-from bc_jax.sparse.lowering import compiler_options
 from bc_jax.sparse.program import Program, trace
 from bc_jax.sparse.values import Blocked, Whole, inverse, plain
 

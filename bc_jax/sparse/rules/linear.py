@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bc_jax.sparse import lowering
+from bc_jax import lowering
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.registry import rule

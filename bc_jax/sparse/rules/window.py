@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from bc_jax.sparse import lowering
+from bc_jax import lowering
 from bc_jax.sparse.halo import Halo, keeps_frames
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain

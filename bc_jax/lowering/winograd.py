@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 # Fewer channels or features cost less than the sums of rows do.
-_CHANNELS = 32
+_CHANNELS = 24
 # With fewer results, making the kernels costs more than they save.
 _RESULTS = 512
 
@@ -97,6 +97,49 @@ def convolve_rows(tiles: jax.Array, kernel: jax.Array, rows: int, convolve) -> j
     ]
     made = jnp.stack([_weighted(weights, products) for weights in how.of_products], axis=2)
     return made.reshape(made.shape[0], -1, *made.shape[3:])
+
+
+def gradient_of_rows(x: jax.Array, cotangent: jax.Array, kw: int, rows: int) -> jax.Array:
+    """The gradient of the kernel of a convolution whose rows are made several at once.
+
+    The same sums, transposed: a product of two wide matrices for each.
+
+    Args:
+        x: the padded input, channels first, [C, N, h + 2, w + kw - 1], float32.
+        cotangent: of the output, [N, h, w, D], float32.
+        kw: columns of the kernel.
+        rows: at once, a divisor of h that has a filter.
+
+    Returns:
+        [3, kw, C, D].
+    """
+    how, (_, h, w, features) = _FILTERS[rows], cotangent.shape
+    x = jax.lax.optimization_barrier(x)  # the sums read what is copied once
+    seen = [x[:, :, i : i + h - rows + 1 : rows] for i in range(rows + 2)]
+    pulled = [cotangent[:, i::rows] for i in range(rows)]
+    products = []
+    for of_rows, of_products in zip(how.of_rows, zip(*how.of_products, strict=True), strict=True):
+        met = columns(_weighted(of_rows, seen), kw, w)
+        product = met @ _weighted(of_products, pulled).reshape(-1, features)
+        products.append(product.reshape(kw, len(x), features))
+    return jnp.stack([_weighted(taps, products) for taps in zip(*how.of_kernel, strict=True)])
+
+
+def columns(x: jax.Array, kw: int, width: int, stride: int = 1) -> jax.Array:
+    """What each of a kernel's columns meets, one below the other.
+
+    Args:
+        x: channels first, [C, N, h, wp].
+        kw: columns of the kernel.
+        width: of the results.
+        stride: columns between them.
+
+    Returns:
+        [kw C, N h width].
+    """
+    last = (width - 1) * stride + 1
+    met = jnp.concatenate([x[..., i : i + last : stride] for i in range(kw)])
+    return met.reshape(kw * len(x), -1)
 
 
 def _weighted(weights, parts) -> jax.Array:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bc_jax.sparse.lowering import backend
+from bc_jax.lowering import backend
 
 
 def surround(tiles: jax.Array, around: dict[tuple[int, int], jax.Array]) -> jax.Array:

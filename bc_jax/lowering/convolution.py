@@ -9,9 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bc_jax.sparse.lowering import backend
-from bc_jax.sparse.lowering.places import places
-from bc_jax.sparse.lowering.winograd import convolve_rows, rows_at_once
+from bc_jax.lowering import backend
+from bc_jax.lowering.places import places
+from bc_jax.lowering.winograd import convolve_rows, rows_at_once
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _NONE = (1, 1)

@@ -7,7 +7,7 @@ import pytest
 import zoo
 
 from bc_jax import blockcopy
-from bc_jax.sparse.lowering import Convolution, backend, convolve, convolve_taps
+from bc_jax.lowering import Convolution, backend, convolve, convolve_taps, winograd
 
 VALID = ((0, 0), (0, 0))
 CLOSE = {"float32": {"rtol": 1e-5, "atol": 1e-5}, "bfloat16": {"rtol": 0.02, "atol": 0.06}}
@@ -75,6 +75,59 @@ def test_two_pixels_at_once_are_the_convolution(monkeypatch, tiles, kernel, padd
 def test_one_pixel_at_a_time_where_two_do_not_fit(monkeypatch, how, width, features):
     x, k = random(2, 6, width, 6), random(3, 3, 6, features, seed=1)
     fast, plain = both_ways(monkeypatch, convolve, x, k, how)
+    np.testing.assert_array_equal(fast, plain)
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_minimal_filtering_is_a_correlation(rows):
+    of_rows, of_kernel, of_products = map(np.asarray, winograd._FILTERS[rows])
+    rng = np.random.default_rng(0)
+    signal, kernel = rng.normal(size=rows + 2), rng.normal(size=3)
+    found = of_products @ ((of_rows @ signal) * (of_kernel @ kernel))
+    np.testing.assert_allclose(found, np.correlate(signal, kernel), rtol=1e-12, atol=1e-13)
+
+
+ROWS = [
+    # tiles, kernel, padding, rows of results at once
+    ((3, 18, 18, 24), (3, 3, 24, 26), VALID, 4),
+    ((5, 12, 16, 30), (3, 4, 30, 24), VALID, 2),
+    ((1, 15, 40, 24), (3, 2, 24, 24), ((2, 1), (0, 1)), 4),
+    ((40, 3, 16, 25), (3, 3, 25, 24), ((1, 2), (1, 1)), 4),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tiles, kernel, padding, rows", ROWS)
+def test_several_rows_at_once_are_the_convolution(monkeypatch, tiles, kernel, padding, rows, dtype):
+    how = Convolution(padding=padding)
+    x = random(*tiles, dtype=dtype)
+    # Results of about one: rounding is a few times that of the plain way.
+    k = (random(*kernel, seed=1) / np.sqrt(np.prod(kernel[:3]))).astype(dtype)
+    found = jax.make_jaxpr(lambda x, k: convolve(x, k, how))(x, k)
+    calls = [e for e in found.eqns if e.primitive.name == "conv_general_dilated"]
+    assert [call.invars[1].aval.shape[0] for call in calls] == [1] * (rows + 2)
+    fast, plain = both_ways(monkeypatch, convolve, x, k, how)
+    assert fast.dtype == plain.dtype == x.dtype
+    atol = {"float32": 3e-5, "bfloat16": 0.03}[dtype]
+    np.testing.assert_allclose(np.float32(fast), np.float32(plain), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "how, height, channels, features, count",
+    [
+        (Convolution(precision=jax.lax.Precision.HIGHEST), 16, 24, 24, 3),
+        (Convolution(strides=(2, 1)), 18, 24, 24, 9),
+        (Convolution(rhs_dilation=(2, 1)), 18, 24, 24, 3),
+        (Convolution(), 15, 24, 24, 3),  # an odd number of rows
+        (Convolution(), 16, 23, 24, 3),
+        (Convolution(), 16, 24, 24, 1),  # few results
+    ],
+)
+def test_one_row_at_a_time_where_several_do_not_fit(
+    monkeypatch, how, height, channels, features, count
+):
+    x = random(count, height + 2, 18, channels)
+    fast, plain = both_ways(monkeypatch, convolve, x, random(3, 3, channels, features), how)
     np.testing.assert_array_equal(fast, plain)
 
 

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from bc_jax.sparse.lowering.places import places
+from bc_jax.lowering.places import places
 
 _POOL = {
     "reduce_window_max": jnp.maximum,

@@ -1,0 +1,18 @@
+"""How an operation runs on tiles, by backend and shape; the one place where speed is decided.
+
+Tiles that carry their halo are a batch of small images. Each operation has a plain way, and where a
+backend has a faster one a test holds the two together; `python -m benchmarks.lowerings` times both.
+"""
+
+from bc_jax.lowering.backend import compiler_options, on_cpu
+from bc_jax.lowering.convolution import Convolution, convolve
+from bc_jax.lowering.gradient import input_gradient, kernel_gradient
+from bc_jax.lowering.pool import pool
+from bc_jax.lowering.resample import apply_axis_map, axis_map
+from bc_jax.lowering.surround import surround
+from bc_jax.lowering.taps import convolve_taps, reads_taps
+
+__all__ = [
+    "Convolution", "apply_axis_map", "axis_map", "compiler_options", "convolve", "convolve_taps",
+    "input_gradient", "kernel_gradient", "on_cpu", "pool", "reads_taps", "surround",
+]  # fmt: skip
