@@ -16,7 +16,7 @@ import jax.numpy as jnp
 # Fewer channels or features cost less than the sums of rows do.
 _CHANNELS = 24
 # With fewer results, making the kernels costs more than they save.
-_RESULTS = 512
+_RESULTS = 256
 
 
 class _Filter(NamedTuple):
@@ -114,7 +114,7 @@ def gradient_of_rows(x: jax.Array, cotangent: jax.Array, kw: int, rows: int) -> 
         [3, kw, C, D].
     """
     how, (_, h, w, features) = _FILTERS[rows], cotangent.shape
-    x = jax.lax.optimization_barrier(x)  # the sums read what is copied once
+    x = jax.lax.optimization_barrier(x)  # copied once for all sums
     seen = [x[:, :, i : i + h - rows + 1 : rows] for i in range(rows + 2)]
     pulled = [cotangent[:, i::rows] for i in range(rows)]
     products = []

@@ -26,6 +26,7 @@ def _forward(x, kernel, how):
 
 def _backward(how, kept, cotangent):
     x, kernel = kept
+    cotangent = jax.lax.optimization_barrier(cotangent)  # computed once for all that read it
     return (
         lowering.input_gradient(cotangent, kernel, x.shape[1:3], how),
         lowering.kernel_gradient(x, cotangent, kernel.shape[:2], how),
