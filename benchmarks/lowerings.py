@@ -59,6 +59,10 @@ def measure(case: Case = DEFAULT, *, repeats: int = 15, warm_up: int = 2) -> lis
 def _convolutions(dtype):
     """(what, tile, plain way, a CPU's way, arguments) each."""
     for what, tile, kernel, how in (
+        ("3x3 to 64 features", (32, 32, 64), (3, 3, 64, 64), Convolution()),
+        ("3x3 to 128 features", (32, 32, 128), (3, 3, 128, 128), Convolution()),
+        ("3x3 to 256 features", (8, 8, 256), (3, 3, 256, 256), Convolution()),
+        ("3x3 to 512 features", (4, 4, 512), (3, 3, 512, 512), Convolution()),
         ("3x3, every channel by itself", (32, 32, 96), (3, 3, 1, 96), Convolution(groups=96)),
         ("7x7, every channel by itself", (16, 16, 192), (7, 7, 1, 192), Convolution(groups=192)),
         ("3x3, 32 groups", (32, 32, 128), (3, 3, 4, 128), Convolution(groups=32)),
