@@ -17,6 +17,7 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _NONE = (1, 1)
 # A CPU's product of patches and kernel is slow where its results have fewer features.
 _FEW_FEATURES = 24
+# What leaves the way of computing to the backend, in the forms in which JAX gives it.
 _DEFAULT_PRECISION = (None, jax.lax.Precision.DEFAULT, 2 * (jax.lax.Precision.DEFAULT,))
 # Groups of fewer channels are convolved together.
 _GROUPED_CHANNELS = 16
@@ -80,22 +81,25 @@ def multiply(tiles: jax.Array, matrix: jax.Array, precision=None, preferred=None
 def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     """The same of floating tiles, in the form that XLA's CPU backend is fastest at."""
     size, features = kernel.shape[:2], kernel.shape[3]
-    if how.groups > 1 and how.lhs_dilation == _NONE:
+    transposed = how.lhs_dilation != _NONE
+    if how.groups > 1 and not transposed:
         ungrouped = _depthwise if kernel.shape[2] == 1 else _by_groups
         return ungrouped(tiles, kernel, how)
-    if how.groups == 1 and size != _NONE and how.strides == how.rhs_dilation == _NONE:
-        if how.lhs_dilation != _NONE:
-            phases = _phases(tiles.shape[1:3], size, how)
-            if phases:
-                return _by_phases(tiles, kernel, how, phases)
-        width = tiles.shape[2] + sum(how.padding[1]) - size[1] + 1
-        if how.lhs_dilation == _NONE and features < _FEW_FEATURES and width % 2 == 0:
-            two = dataclasses.replace(how, strides=(1, 2))
-            result = convolve_plainly(tiles, _for_two_pixels(kernel), two)
-            return result.reshape(*result.shape[:2], width, features)
-        if how.lhs_dilation == _NONE and how.precision in _DEFAULT_PRECISION:
-            return _by_rows(tiles, kernel, how)
-    return convolve_plainly(tiles, kernel, how)
+    if how.groups > 1 or size == _NONE or not how.strides == how.rhs_dilation == _NONE:
+        return convolve_plainly(tiles, kernel, how)
+    if transposed:
+        return _by_phases(tiles, kernel, how)
+    return (_by_pixels if features < _FEW_FEATURES else _by_rows)(tiles, kernel, how)
+
+
+def _by_pixels(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
+    """Two neighbouring pixels at once, where there is an even number of them."""
+    width = tiles.shape[2] + sum(how.padding[1]) - kernel.shape[1] + 1
+    if width % 2:
+        return convolve_plainly(tiles, kernel, how)
+    two = dataclasses.replace(how, strides=(1, 2))
+    result = convolve_plainly(tiles, _for_two_pixels(kernel), two)
+    return result.reshape(*result.shape[:2], width, kernel.shape[3])
 
 
 def _by_rows(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
@@ -103,10 +107,10 @@ def _by_rows(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array
     (top, bottom), sides = how.padding
     height, width = (
         side + sum(pad) - extent + 1
-        for side, pad, extent in zip(tiles.shape[1:3], how.padding, kernel.shape, strict=False)
+        for side, pad, extent in zip(tiles.shape[1:3], how.padding, kernel.shape[:2], strict=True)
     )
     rows = rows_at_once((len(tiles), height, width), kernel.shape)
-    if rows == 1:
+    if rows == 1 or how.precision not in _DEFAULT_PRECISION:
         return convolve_plainly(tiles, kernel, how)
     if top or bottom:
         around = ((0, 0, 0), (top, bottom, 0), (0, 0, 0), (0, 0, 0))
@@ -160,8 +164,11 @@ def _phases(sides, size, how: Convolution) -> tuple[list[_Phase], list[_Phase]] 
     return tuple(axes)
 
 
-def _by_phases(tiles: jax.Array, kernel: jax.Array, how: Convolution, phases) -> jax.Array:
+def _by_phases(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     """A transposed convolution without its gaps: phases that see the same pixels are one."""
+    phases = _phases(tiles.shape[1:3], kernel.shape[:2], how)
+    if phases is None:
+        return convolve_plainly(tiles, kernel, how)
     features, one = kernel.shape[3], dataclasses.replace(how, lhs_dilation=_NONE)
     down, right = how.lhs_dilation
     alike = collections.defaultdict(list)
