@@ -14,8 +14,8 @@ def keep_memory() -> bool:
     large ones from the kernel, which clears every page, and gives them back when the call is over.
     Call this once, at the beginning of a program, as the command-line tools and the benchmarks do:
     threads that JAX has started before keep heaps of their own, and programs with large temporary
-    arrays then run up to a third slower. It holds for all that the process allocates, and has no effect
-    on a GPU's memory.
+    arrays then run up to a third slower. It holds for all that the process allocates, and has no
+    effect on a GPU's memory.
 
     Returns:
         Whether the C library took it: True with glibc, False elsewhere, where nothing is changed.
