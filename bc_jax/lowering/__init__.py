@@ -1,4 +1,4 @@
-"""How an operation runs on tiles, by backend and shape; the one place where speed is decided.
+"""How an operation runs, by backend and shape; the one place where speed is decided.
 
 Tiles that carry their halo are a batch of small images. Each operation has a plain way, and where a
 backend has a faster one a test holds the two together; `python -m benchmarks.lowerings` times both.

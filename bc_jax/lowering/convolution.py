@@ -55,7 +55,7 @@ def convolve(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array
 
 def convolve_plainly(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     """One convolution; where the kernel is a single pixel, one product."""
-    if kernel.shape[:2] == how.lhs_dilation == _NONE and how.groups == 1 and not _pads(how):
+    if kernel.shape[:2] == how.lhs_dilation == _NONE and how.groups == 1 and not _pads(how.padding):
         tiles = tiles[:, :: how.strides[0], :: how.strides[1]]
         return multiply(tiles, kernel[0, 0], how.precision, how.preferred)
     return jax.lax.conv_general_dilated(
@@ -94,7 +94,7 @@ def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> ja
 
 def _by_pixels(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     """Two neighbouring pixels at once, where there is an even number of them."""
-    width = tiles.shape[2] + sum(how.padding[1]) - kernel.shape[1] + 1
+    _, width = _sides(tiles, kernel, how)
     if width % 2:
         return convolve_plainly(tiles, kernel, how)
     two = dataclasses.replace(how, strides=(1, 2))
@@ -104,25 +104,33 @@ def _by_pixels(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Arr
 
 def _by_rows(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     """As many rows at once as is fastest."""
-    (top, bottom), sides = how.padding
-    height, width = (
-        side + sum(pad) - extent + 1
-        for side, pad, extent in zip(tiles.shape[1:3], how.padding, kernel.shape[:2], strict=True)
-    )
-    rows = rows_at_once((len(tiles), height, width), kernel.shape)
+    rows = rows_at_once((len(tiles), *_sides(tiles, kernel, how)), kernel.shape)
     if rows == 1 or how.precision not in _DEFAULT_PRECISION:
         return convolve_plainly(tiles, kernel, how)
-    if top or bottom:
-        around = ((0, 0, 0), (top, bottom, 0), (0, 0, 0), (0, 0, 0))
-        tiles = jax.lax.pad(tiles, jnp.zeros((), tiles.dtype), around)
-    row = dataclasses.replace(how, padding=((0, 0), sides), preferred=None)
+    above_and_below, beside = how.padding
+    row = dataclasses.replace(how, padding=((0, 0), beside), preferred=None)
     result = how.preferred or jnp.result_type(tiles, kernel)
+    tiles = _pad(tiles, (above_and_below, (0, 0)))
     made = convolve_rows(tiles, kernel, rows, functools.partial(convolve_plainly, how=row))
     return made.astype(result)
 
 
-def _pads(how: Convolution) -> bool:
-    return any(any(pad) for pad in how.padding)
+def _sides(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> tuple[int, int]:
+    """(h, w) of the results of a convolution without strides and dilation."""
+    sides = zip(tiles.shape[1:3], kernel.shape[:2], how.padding, strict=True)
+    return tuple(side + sum(pad) - extent + 1 for side, extent, pad in sides)
+
+
+def _pads(padding) -> bool:
+    return any(any(pad) for pad in padding)
+
+
+def _pad(tiles: jax.Array, padding) -> jax.Array:
+    """Zeros around the tiles, (low, high) for rows and columns; negative ones cut."""
+    if not _pads(padding):
+        return tiles
+    around = ((0, 0, 0), *((*pad, 0) for pad in padding), (0, 0, 0))
+    return jax.lax.pad(tiles, jnp.zeros((), tiles.dtype), around)
 
 
 def _for_two_pixels(kernel: jax.Array) -> jax.Array:
@@ -202,9 +210,7 @@ def _depthwise(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Arr
     result = how.preferred or jnp.result_type(tiles, kernel)
     summed = jnp.promote_types(result, jnp.float32)
     tiles = jnp.repeat(tiles, kernel.shape[3] // how.groups, axis=-1)
-    if _pads(how):
-        around = ((0, 0, 0), *((*pad, 0) for pad in how.padding), (0, 0, 0))
-        tiles = jax.lax.pad(tiles, jnp.zeros((), tiles.dtype), around)
+    tiles = _pad(tiles, how.padding)
     total = None
     rows, columns = zip((1, 2), kernel.shape[:2], how.strides, how.rhs_dilation, strict=True)
     for i, row in enumerate(places(tiles, *rows)):
