@@ -1,13 +1,15 @@
 """Blocks and halos: indices, round trips, and the padded image as the reference."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bc_jax import sparse
+from bc_jax import blockcopy, lowering, sparse
 from bc_jax.lowering.surround import surround_in_place, surround_plainly
-from bc_jax.sparse.halo import Frames, Strips, memory_shape, window_halo
+from bc_jax.sparse.halo import Frames, Strips, exchange_plainly, memory_shape, window_halo
 
 N, GH, GW, C = 2, 3, 4, 5
 
@@ -58,13 +60,30 @@ def test_split_has_one_tile_per_place():
     np.testing.assert_array_equal(sparse.split(dense, blocks).ravel()[:2], [5, 23])
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """Halos are exchanged by a GPU's kernel, which is interpreted."""
+    monkeypatch.setattr(lowering, "exchanges_at_once", lambda *_: True)
+    interpreted = functools.partial(lowering.exchange, interpret=True)
+    monkeypatch.setattr(lowering, "exchange", interpreted)
+
+
 # Strips (narrow, some sides only), and frames: wide, beyond a tile, beyond two.
 HALOS = [(1, 1, 1, 1), (2, 0, 0, 1), (0, 1, 1, 2), (5, 2, 1, 3), (13, 2, 1, 11), (25, 25, 21, 21)]
+
+
+@pytest.mark.parametrize("seed, halo", list(enumerate(HALOS[:5])))
+def test_a_kernel_exchanges_what_the_padded_image_shows(seed, halo, at_once):
+    check_halo(seed, halo, pad_value=2.5)
 
 
 @pytest.mark.parametrize("pad_value", [0.0, -np.inf, 2.5])
 @pytest.mark.parametrize("seed, halo", list(enumerate(HALOS)))
 def test_halo_is_what_the_padded_image_shows(seed, halo, pad_value):
+    check_halo(seed, halo, pad_value)
+
+
+def check_halo(seed, halo, pad_value):
     """Two frames: neighbours that ran are this frame's, the others the last frame's."""
     h, w = 12, 10
     halo = sparse.Halo(*halo)
@@ -94,6 +113,60 @@ def test_halo_is_what_the_padded_image_shows(seed, halo, pad_value):
         height, width = h + halo.top + halo.bottom, w + halo.left + halo.right
         wanted = shown[n, top : top + height, left : left + width]
         np.testing.assert_array_equal(tile, wanted)
+
+
+@pytest.mark.parametrize("halo", [(1, 0, 0, 1), (0, 1, 0, 0), (5, 2, 1, 0)])
+def test_a_kernel_exchanges_narrower_halos_than_are_kept(halo):
+    rng, shape, tile = np.random.default_rng(0), (N, GH, GW), (12, 10, 3)
+    kept = sparse.Halo(*(side + 1 for side in halo))
+    memory = memory_shape(kept, shape, tile, jnp.float32)
+    memory = jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), jnp.float32), memory)
+    if isinstance(memory, Frames):
+        inner = memory.array[:, kept.top : -kept.bottom, kept.left : -kept.right]
+        pads = ((0, 0), kept[:2], kept[2:], (0, 0))
+        memory = memory.replace(array=jnp.pad(inner, pads))
+    blocks = blocks_of(grids(), N * GH * GW)
+    executed = int(grids().sum())
+    tiles = jnp.asarray(rng.normal(size=(blocks.capacity, *tile)).astype(np.float32))
+    how = lowering.Exchange(shape, tile, halo, tuple(kept), isinstance(memory, Frames), 7.0)
+    made, array = lowering.exchange(tiles, memory.array, blocks.index, how, interpret=True)
+    plain, after = exchange_plainly(tiles, memory, blocks, halo=sparse.Halo(*halo), pad_value=7.0)
+    np.testing.assert_array_equal(array, after.array)
+    np.testing.assert_array_equal(made[:executed], plain[:executed])
+
+
+def halo_network(kernels, frames):
+    """A convolution whose halo is narrow, one whose halo is wide, and pooling."""
+    first, second = kernels
+    numbers = ("NHWC", "HWIO", "NHWC")
+    x = jax.lax.conv_general_dilated(frames, first, (1, 1), "SAME", dimension_numbers=numbers)
+    x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+    return jax.lax.conv_general_dilated(
+        x, second, (1, 1), "SAME", rhs_dilation=(5, 5), dimension_numbers=numbers
+    )
+
+
+def test_a_kernel_exchanges_in_a_network_and_its_derivatives(at_once):
+    rng = np.random.default_rng(0)
+    kernels = [jnp.asarray(rng.normal(size=(3, 3, 3, 3)).astype(np.float32)) for _ in range(2)]
+    frames = jnp.asarray(rng.normal(size=(4, 2, 48, 64, 3)).astype(np.float32))
+    run = blockcopy(halo_network, 16)
+    state = run.init(kernels, frames[0])
+    grid = jnp.ones(run.grid_shape(frames[0]), bool)
+
+    def outputs(kernels, state, frames):
+        return run(kernels, state, frames, grid, capacity=grid.size)[0]
+
+    dense = jax.vmap(halo_network, (None, 0))(kernels, frames)
+    states = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
+    made = jax.vmap(outputs, (None, 0, 0))(kernels, states, frames)
+    np.testing.assert_allclose(made, dense, rtol=0, atol=1e-4)
+
+    weights = jnp.asarray(rng.normal(size=dense.shape[1:]).astype(np.float32))
+    made = jax.grad(lambda k: (outputs(k, state, frames[0]) * weights).sum())(kernels)
+    plain = jax.grad(lambda k: (halo_network(k, frames[0]) * weights).sum())(kernels)
+    for one, other in zip(made, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-2)
 
 
 def test_narrow_halos_are_kept_as_strips_and_wide_ones_as_frames():

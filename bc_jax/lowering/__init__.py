@@ -7,12 +7,14 @@ backend has a faster one a test holds the two together; `python -m benchmarks.lo
 from bc_jax.lowering.backend import compiler_options, on_cpu
 from bc_jax.lowering.convolution import Convolution, convolve
 from bc_jax.lowering.gradient import input_gradient, kernel_gradient
+from bc_jax.lowering.halo_exchange import Exchange, exchange, exchanges_at_once
 from bc_jax.lowering.pool import pool
 from bc_jax.lowering.resample import apply_axis_map, axis_map
 from bc_jax.lowering.surround import surround
 from bc_jax.lowering.taps import convolve_taps, reads_taps
 
 __all__ = [
-    "Convolution", "apply_axis_map", "axis_map", "compiler_options", "convolve", "convolve_taps",
+    "Convolution", "Exchange", "apply_axis_map", "axis_map", "compiler_options", "convolve", "convolve_taps",
+    "exchange", "exchanges_at_once",
     "input_gradient", "kernel_gradient", "on_cpu", "pool", "reads_taps", "surround",
 ]  # fmt: skip

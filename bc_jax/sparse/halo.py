@@ -7,6 +7,8 @@ only what a neighbour may ask for: four strips along the block's sides (`Strips`
 where the strips would be much of it or a window reaches beyond the next block (`Frames`).
 """
 
+import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -35,16 +37,14 @@ class Strips:
     """The sides of every block of one tensor; B = N * Gh * Gw.
 
     Attributes:
-        top: [B, halo.bottom, w, *rest], the first rows, which the block above reads.
-        bottom: [B, halo.top, w, *rest], the last rows, which the block below reads.
-        left: [B, h, halo.right, *rest], the first columns, for the block on the left.
-        right: [B, h, halo.left, *rest], the last columns, for the block on the right.
+        array: [B, P, *rest], a block's P pixels one after the other: `halo.bottom` first rows,
+            which the block above reads; `halo.top` last rows; `halo.right` first columns, each row
+            of them after the other, for the block on the left; `halo.left` last columns.
+        halo: static, the widest that any reader asks for.
     """
 
-    top: jax.Array
-    bottom: jax.Array
-    left: jax.Array
-    right: jax.Array
+    array: jax.Array
+    halo: Halo = struct.field(pytree_node=False)
 
 
 @struct.dataclass
@@ -72,15 +72,8 @@ def memory_shape(
         height, width = halo.top + gh * h + halo.bottom, halo.left + gw * w + halo.right
         return Frames(jax.ShapeDtypeStruct((n, height, width, *rest), dtype), halo)
 
-    def of(*shape):
-        return jax.ShapeDtypeStruct((n * gh * gw, *shape, *rest), dtype)
-
-    return Strips(
-        top=of(halo.bottom, w),
-        bottom=of(halo.top, w),
-        left=of(h, halo.right),
-        right=of(h, halo.left),
-    )
+    pixels = (halo.top + halo.bottom) * w + (halo.left + halo.right) * h
+    return Strips(jax.ShapeDtypeStruct((n * gh * gw, pixels, *rest), dtype), halo)
 
 
 def keeps_frames(halo: Halo, tile: tuple[int, int]) -> bool:
@@ -97,16 +90,16 @@ def store(memory: Memory, tiles: jax.Array, blocks: Blocks) -> Memory:
     if isinstance(memory, Frames):
         return memory.replace(array=_store_windows(memory, tiles, blocks))
 
-    def write(kept, new):
-        return kept.at[blocks.index].set(new, mode="drop") if kept.size else kept
-
-    h, w = tiles.shape[1:3]
-    return Strips(
-        top=write(memory.top, tiles[:, : memory.top.shape[1]]),
-        bottom=write(memory.bottom, tiles[:, h - memory.bottom.shape[1] :]),
-        left=write(memory.left, tiles[:, :, : memory.left.shape[2]]),
-        right=write(memory.right, tiles[:, :, w - memory.right.shape[2] :]),
-    )
+    (h, w), halo = tiles.shape[1:3], memory.halo
+    sides = [
+        tiles[:, : halo.bottom],
+        tiles[:, h - halo.top :],
+        tiles[:, :, : halo.right],
+        tiles[:, :, w - halo.left :],
+    ]
+    pixels = [side.reshape(len(tiles), -1, *tiles.shape[3:]) for side in sides if side.size]
+    new = jnp.concatenate(pixels, axis=1)
+    return memory.replace(array=memory.array.at[blocks.index].set(new, mode="drop"))
 
 
 def _store_windows(memory: Frames, tiles: jax.Array, blocks: Blocks) -> jax.Array:
@@ -124,29 +117,32 @@ def _store_windows(memory: Frames, tiles: jax.Array, blocks: Blocks) -> jax.Arra
     return jax.lax.scatter(memory.array, starts, tiles, numbers, mode=mode)
 
 
-def _last(strip: jax.Array, count: int, axis: int) -> jax.Array:
-    size = strip.shape[axis]
-    return jax.lax.slice_in_dim(strip, size - count, size, axis=axis)
+def _read(memory: Strips, index, step: tuple[int, int], size, rows, columns) -> jax.Array:
+    """Some pixels of the blocks `index`, which lie `step` (dy, dx) from their readers.
 
-
-def _first(strip: jax.Array, count: int, axis: int) -> jax.Array:
-    return jax.lax.slice_in_dim(strip, 0, count, axis=axis)
-
-
-def _read(memory: Strips, index, dy: int, dx: int, rows, columns) -> jax.Array:
-    """What is kept of the blocks `index`, which lie (dy, dx) from their readers.
-
-    `rows` and `columns` are (first, last) pixels of the neighbour; a strip ends, or begins, at the
-    neighbour's side that faces the reader.
+    `size` is (h, w) of a tile; `rows` and `columns` are (first, last) pixels of the neighbour.
     """
+    (dy, dx), (h, w), kept = step, size, memory.halo
     (y0, y1), (x0, x1) = rows, columns
+    bottom = kept.bottom * w
+    left = bottom + kept.top * w
+    right = left + h * kept.right
+    # What is read of each: where it begins among the pixels, its rows and their width.
     if dy:
-        strip = memory.bottom[index] if dy < 0 else memory.top[index]
-        strip = _last(strip, y1 - y0, 1) if dy < 0 else _first(strip, y1 - y0, 1)
-        return strip[:, :, x0:x1]
-    strip = memory.right[index] if dx < 0 else memory.left[index]
-    strip = _last(strip, x1 - x0, 2) if dx < 0 else _first(strip, x1 - x0, 2)
-    return strip[:, y0:y1]
+        first, width = (bottom + (kept.top - h + y0) * w if dy < 0 else y0 * w), w
+    elif dx < 0:
+        first, width = right + y0 * kept.left, kept.left
+        x0, x1 = x0 - w + width, x1 - w + width
+    else:
+        first, width = left + y0 * kept.right, kept.right
+    rest = memory.array.shape[2:]
+
+    def cut(block):
+        start = (block, first, *(0,) * len(rest))
+        return jax.lax.dynamic_slice(memory.array, start, (1, (y1 - y0) * width, *rest))[0]
+
+    pixels = jax.vmap(cut)(index).reshape(len(index), y1 - y0, width, *rest)
+    return pixels[:, :, x0:x1]
 
 
 def _reach(before: int, after: int, size: int) -> list[tuple[int, tuple[int, int]]]:
@@ -180,8 +176,42 @@ def exchange_halo(
         tiles [K, top + h + bottom, left + w + right, *rest], and the memory with this frame's
         blocks.
     """
+    _, h, w, *rest = tiles.shape
+    how = lowering.Exchange(
+        grid_shape=blocks.grid_shape,
+        tile=(h, w, math.prod(rest)),
+        halo=tuple(halo),
+        kept=tuple(memory.halo),
+        frames=isinstance(memory, Frames),
+        pad_value=pad_value,
+    )
+    if lowering.exchanges_at_once(tiles, memory.array, how):
+        return _exchange_at_once(how, tiles, memory, blocks)
+    return exchange_plainly(tiles, memory, blocks, halo=halo, pad_value=pad_value)
+
+
+def exchange_plainly(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value: float = 0):
+    """As `exchange_halo`, in operations that every backend has."""
     memory = store(memory, tiles, blocks)
     return read_halo(tiles, memory, blocks, halo=halo, pad_value=pad_value), memory
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _exchange_at_once(how: lowering.Exchange, tiles, memory: Memory, blocks: Blocks):
+    k, h, w, *rest = tiles.shape
+    flat = tiles.reshape(k, h, w, -1)
+    padded, array = lowering.exchange(flat, memory.array, blocks.index, how)
+    return padded.reshape(*padded.shape[:3], *rest), memory.replace(array=array)
+
+
+@_exchange_at_once.defjvp
+def _exchange_jvp(how: lowering.Exchange, primals, tangents):
+    *primals, blocks = primals
+    plainly = functools.partial(
+        exchange_plainly, blocks=blocks, halo=Halo(*how.halo), pad_value=how.pad_value
+    )
+    _, tangents = jax.jvp(plainly, tuple(primals), tuple(tangents[:2]))
+    return _exchange_at_once(how, *primals, blocks), tangents
 
 
 def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:
@@ -198,7 +228,7 @@ def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0)
             if (dy, dx) != (0, 0):
                 index, inside = blocks.neighbour(dy, dx)
                 inside = inside.reshape(-1, *(1,) * (tiles.ndim - 1))
-                piece = _read(memory, index, dy, dx, rows, columns)
+                piece = _read(memory, index, (dy, dx), (h, w), rows, columns)
                 around[dy, dx] = jnp.where(inside, piece, outside)
     return lowering.surround(tiles, around)
 

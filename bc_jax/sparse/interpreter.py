@@ -107,15 +107,20 @@ class Context:
         if self.memory is None or alone:
             pads = [(0, 0), halo[:2], halo[2:]] + [(0, 0)] * (x.tiles.ndim - 3)
             return jnp.pad(x.tiles, pads, constant_values=pad_value)
-        memory = self._stored(x)
+        memory = self.memory["halos"]
         # Strips take many copies to read: once, as wide as any reader asks. Windows take one.
-        whole = isinstance(memory, halos.Frames)
+        whole = isinstance(memory[x.key], halos.Frames)
         widest = halo if whole else self.plan.halos[x.key][0]
         at = (x.key, str(pad_value), widest)
         if at not in self._padded:
-            self._padded[at] = halos.read_halo(
-                x.tiles, memory, self.blocks, halo=widest, pad_value=pad_value
-            )
+            wanted = {"halo": widest, "pad_value": pad_value}
+            if x.key in self._kept:
+                padded = halos.read_halo(x.tiles, memory[x.key], self.blocks, **wanted)
+            else:
+                self._kept.add(x.key)
+                exchanged = halos.exchange_halo(x.tiles, memory[x.key], self.blocks, **wanted)
+                padded, memory[x.key] = exchanged
+            self._padded[at] = padded
         top, left = widest.top - halo.top, widest.left - halo.left
         return self._padded[at][
             :, top : top + halo.top + h + halo.bottom, left : left + halo.left + w + halo.right
