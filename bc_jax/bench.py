@@ -108,14 +108,14 @@ def measure(
     total = int(np.prod(shape))
     counts = sorted({executed(fraction, total) for fraction in fractions})
     dense = dense_programs(sparse.apply_fn, params, frames[0], on_compile)
-    calls = {name: cycle(program.run, params, frames) for name, program in dense.items()} | beside
+    calls = {name: cycle(program.run, frames) for name, program in dense.items()} | beside
     programs = {}
     for count in counts:
         on_compile(f"network for {count} blocks")
         # A program has room for one block at least, which an empty grid leaves unused.
         programs[count] = sparse_program(sparse, params, frames[0], capacity=max(1, count))
         grids = random_grids(shape, count, warm_up + repeats)
-        calls[f"sparse {count}"] = cycle(programs[count].run, params, frames, grids)
+        calls[f"sparse {count}"] = cycle(programs[count].run, frames, grids)
     timings = alternate(calls, repeats=repeats, warm_up=warm_up, on_round=on_round)
     best = fastest(timings, dense)
     rows = []
@@ -162,10 +162,10 @@ def random_grids(shape: tuple[int, int, int], count: int, number: int) -> list[j
     return [jnp.asarray(rng.permutation(ordered).reshape(shape)) for _ in range(number)]
 
 
-def cycle(run: Callable, params, *inputs: Sequence) -> Callable[[], object]:
-    """A call of `run(params, ...)` without arguments, each on the next one of all inputs."""
+def cycle(run: Callable, *inputs: Sequence) -> Callable[[], object]:
+    """A call of `run` without arguments, each on the next one of all inputs."""
     following = zip(*map(itertools.cycle, inputs), strict=True)
-    return lambda: run(params, *next(following))
+    return lambda: run(*next(following))
 
 
 def table(rows: Sequence[dict], columns: Mapping[str, str]) -> str:

@@ -62,7 +62,7 @@ def dense_programs(
         on_compile: told what is about to be compiled.
 
     Returns:
-        Programs `run(params, frames) -> outputs`, which are valid until the next call. "default":
+        Programs `run(frames) -> outputs`, which are valid until the next call. "default":
         as `jax.jit` compiles it; "sparse options": with the compiler's options of block-sparse
         programs, where there are any; "one block": block-sparse, one block as large as the frame.
     """
@@ -73,29 +73,31 @@ def dense_programs(
     for name, chosen in options.items():
         on_compile(f"dense network ({name})")
         jitted = jax.jit(apply_fn, compiler_options=chosen)
-        programs[name] = compile_program(jitted, params, frames)
+        program = compile_program(jitted, params, frames)
+        programs[name] = dataclasses.replace(program, run=functools.partial(program.run, params))
     on_compile("dense network (one block)")
     whole = blockcopy(apply_fn, frames.shape[1:3])
     program = sparse_program(whole, params, frames, capacity=frames.shape[0])
     grid = jnp.ones(whole.grid_shape(frames), bool)
     programs["one block"] = dataclasses.replace(
-        program, run=lambda params, frames: program.run(params, frames, grid).outputs
+        program, run=lambda frames: program.run(frames, grid).outputs
     )
     return programs
 
 
 def sparse_program(sparse: BlockCopy, params, frames: jax.Array, *, capacity: int) -> Program:
-    """A block-sparse program `run(params, frames, grid) -> FrameState`, with a state of its own.
+    """A block-sparse program `run(frames, grid) -> FrameState`, with a state of its own.
 
     The state begins with zeros, and what `run` returns is valid until the next call.
     """
+    prepared = jax.jit(sparse.prepare)(params, frames)
     state = jax.jit(sparse.init)(params, frames)
     grid = jnp.zeros(sparse.grid_shape(frames), bool)
-    program = compile_program(sparse.compiled, params, state, frames, grid, capacity=capacity)
+    program = compile_program(sparse.compiled, prepared, state, frames, grid, capacity=capacity)
 
-    def run(params, frames, grid):
+    def run(frames, grid):
         nonlocal state
-        state = program.run(params, state, frames, grid)
+        state = program.run(prepared, state, frames, grid)
         return state
 
     return dataclasses.replace(program, run=run)
@@ -119,12 +121,11 @@ class Dense:
         """
         frames = jnp.asarray(frames)
         programs = dense_programs(network.apply_fn, network.params, frames, on_compile)
-        runs = {name: functools.partial(p.run, network.params) for name, p in programs.items()}
-        calls = {name: functools.partial(run, frames) for name, run in runs.items()}
+        calls = {name: functools.partial(p.run, frames) for name, p in programs.items()}
         timings = alternate(calls, repeats=3, warm_up=1)
         self.milliseconds = {name: 1e3 * timing.median for name, timing in timings.items()}
         self.version = fastest(timings, timings)
-        self._run = runs[self.version]
+        self._run = programs[self.version].run
 
     def __call__(self, frames) -> tuple[jax.Array, float]:
         """The outputs for [N, H, W, 3], valid until the next call, and the milliseconds it took."""

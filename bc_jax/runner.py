@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.policy import PolicyConfig
-from bc_jax.sparse import BlockCopy, FrameState, blockcopy, compiler_options
+from bc_jax.sparse import BlockCopy, FrameState, Prepared, blockcopy, compiler_options
 from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, only_array
 
 __all__ = [
@@ -126,6 +126,8 @@ class Runner:
         self._on_compile = on_compile or (lambda what: None)
         self._known: set[str] = set()
         self._pieces = CompiledSteps(self.steps)
+        self._prepare = jax.jit(sparse.prepare)
+        self._prepared: Prepared | None = None
 
     def start(self, frames) -> RunnerState:
         """The state before the first frame; frames [N, H, W, 3] give shape and dtype."""
@@ -156,6 +158,8 @@ class Runner:
             self._notice("state")
             self.steps.sparse.explain(self.params, frames)  # warns where nothing is to be gained
             self.state = self.start(frames)
+        if self._prepared is None:
+            self._prepared = self._prepare(self.params, frames)
         kept = self.state.frame_state.frames
         if frames.shape != kept.shape or frames.dtype != kept.dtype:
             raise ValueError(
@@ -179,7 +183,7 @@ class Runner:
         clock = self._lap("policy", clock)
         # The network writes into the memory, so that this state cannot be used again.
         memory = self.steps.sparse.compiled(
-            self.params, self.state.frame_state, frames, grid, capacity=capacity
+            self._prepared, self.state.frame_state, frames, grid, capacity=capacity
         )
         jax.block_until_ready(memory)
         clock = self._lap("network", clock)

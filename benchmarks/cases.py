@@ -88,13 +88,13 @@ class Loaded:
     def dense_calls(self) -> dict[str, Callable[[], object]]:
         """The dense versions, compiled, each as a call on the frames in turn."""
         programs = dense_programs(self.sparse.apply_fn, self.params, self.frames[0])
-        return {name: cycle(p.run, self.params, self.frames) for name, p in programs.items()}
+        return {name: cycle(p.run, self.frames) for name, p in programs.items()}
 
     def sparse_call(self, grids: list[jax.Array]) -> Callable[[], object]:
         """The block-sparse network on frames and grids in turn, with room for a grid's blocks."""
         capacity = int(grids[0].sum())
         program = sparse_program(self.sparse, self.params, self.frames[0], capacity=capacity)
-        return cycle(program.run, self.params, self.frames, grids)
+        return cycle(program.run, self.frames, grids)
 
     def compare(self, benchmark: str, **options) -> list[dict]:
         """The rows of `bc_jax.bench.measure`, which has the options, with what they are of."""

@@ -25,6 +25,7 @@ from bc_jax.programs import compile_program
 from bc_jax.sparse import Blocks, Halo, Row, block_index, combine, compiler_options, split
 from bc_jax.sparse.halo import Frames, Memory, memory_shape, read_halo, read_shifted, store
 from bc_jax.sparse.interpreter import nbytes
+from bc_jax.sparse.prepare import prepare
 from bc_jax.sparse.program import Op, trace
 from bc_jax.sparse.rules.window import Axis, convolution_of, tap_steps, window_axis
 from bc_jax.timing import alternate, efficiency, fastest
@@ -68,9 +69,25 @@ class Part:
 def operations(loaded: Loaded) -> list[tuple[Op, Row]]:
     """The network's operations and what `explain` says of each."""
     frames = loaded.frames[0]
-    program = trace(loaded.sparse.apply_fn, loaded.params, frames)
+    program = prepare(trace(loaded.sparse.apply_fn, loaded.params, frames)).each_frame
     rows = loaded.sparse.explain(loaded.params, frames).rows
-    return list(zip([op for op in program.ops if op.out_avals], rows, strict=True))
+    ops = [_with_plain_kernel(op) for op in program.ops if op.out_avals]
+    return list(zip(ops, rows, strict=True))
+
+
+def _with_plain_kernel(op: Op) -> Op:
+    """A convolution as it is with a kernel [kh, kw, C, D], however the backend reads it best."""
+    if op.name != "conv_general_dilated" or len(op.in_shapes[1]) != 4:
+        return op
+    numbers = op.params["dimension_numbers"]
+    features, channels, *space = numbers.rhs_spec
+    image, kernel = op.in_shapes
+    plain = numbers._replace(rhs_spec=_LAYOUT[1])
+    return dataclasses.replace(
+        op,
+        in_shapes=(image, tuple(kernel[axis] for axis in (*space, channels, features))),
+        params=op.params | {"dimension_numbers": plain},
+    )
 
 
 def measure(

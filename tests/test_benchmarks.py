@@ -150,7 +150,7 @@ def test_the_sparse_program_runs_the_blocks_of_its_grids(tiny):
     loaded = network.load(CASE)
     grids = bench.random_grids(loaded.grid_shape, 3, 2)
     program = sparse_program(loaded.sparse, loaded.params, loaded.frames[0], capacity=3)
-    call = bench.cycle(program.run, loaded.params, loaded.frames, grids)
+    call = bench.cycle(program.run, loaded.frames, grids)
     for grid in (*grids, grids[0]):
         np.testing.assert_array_equal(call().grid, grid)
 
@@ -160,7 +160,7 @@ def test_all_dense_versions_give_the_same(tiny):
     arguments = loaded.params, loaded.frames[0]
     expected = loaded.sparse.apply_fn(*arguments)
     for program in dense_programs(loaded.sparse.apply_fn, *arguments).values():
-        np.testing.assert_allclose(program.run(*arguments), expected, rtol=1e-5)
+        np.testing.assert_allclose(program.run(loaded.frames[0]), expected, rtol=1e-5)
         assert program.peak_bytes >= sum(x.nbytes for x in (*arguments, expected))
 
 

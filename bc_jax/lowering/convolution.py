@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -44,6 +45,20 @@ class Convolution:
     groups: int = 1
     precision: object = None
     preferred: object = None
+
+
+def kernel_order(axes: Sequence[int]) -> tuple[int, ...]:
+    """The order of a kernel's axes in which this backend reads it best.
+
+    Args:
+        axes: where the kernel has its features, its channels, and then its rows and columns.
+
+    Returns:
+        A permutation: features, rows and columns, channels on a GPU, as cuDNN has them; what it is
+        elsewhere.
+    """
+    features, channels, *space = axes
+    return (features, *space, channels) if backend.on_gpu() else tuple(range(len(axes)))
 
 
 def convolve(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:

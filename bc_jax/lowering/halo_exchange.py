@@ -181,7 +181,8 @@ class _Line:
 def _runs(left: int, right: int, w: int) -> list[tuple[int, int, int]]:
     """The blocks beside each other that a row with its halo crosses: (step, first, last) pixels."""
     runs = []
-    for step in range(-(-(-left // w)), -(-right // w) + 1):
+    before, after = -(-left // w), -(-right // w)
+    for step in range(-before, after + 1):
         first, last = max(0, -left - step * w), min(w, w + right - step * w)
         if first < last:
             runs.append((step, first, last))

@@ -6,10 +6,10 @@ from bc_jax.sparse.allocator import keep_memory
 from bc_jax.sparse.blocks import Blocks, block_index, combine, executed_grid, split
 from bc_jax.sparse.explain import Report, Row
 from bc_jax.sparse.halo import Halo, exchange_halo
-from bc_jax.sparse.transform import BlockCopy, FrameState, blockcopy
+from bc_jax.sparse.transform import BlockCopy, FrameState, Prepared, blockcopy
 
 __all__ = [
-    "BlockCopy", "BlockSparsityWarning", "Blocks", "FrameState", "Halo", "Report", "Row",
-    "block_index", "blockcopy", "combine", "compiler_options", "exchange_halo", "executed_grid",
-    "keep_memory", "split",
+    "BlockCopy", "BlockSparsityWarning", "Blocks", "FrameState", "Halo", "Prepared", "Report",
+    "Row", "block_index", "blockcopy", "combine", "compiler_options", "exchange_halo",
+    "executed_grid", "keep_memory", "split",
 ]  # fmt: skip

@@ -5,8 +5,10 @@ calls), so that the interpreter sees one list of operations on numbered values. 
 while, cond) is not entered: each is one operation.
 """
 
+import collections
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -68,14 +70,47 @@ class Op:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """A flat program: `inputs` are the numbers of the function's flattened arguments."""
+    """A flat program.
+
+    Attributes:
+        ops: in an order in which they can run.
+        inputs: the numbers of the function's flattened arguments.
+        outputs: of its flattened results.
+        avals: shape and dtype of each value.
+        out_tree: the structure of the results.
+        producers: the operation that each value is a result of.
+        readers: the operations that take each value, as often as they do.
+    """
 
     ops: tuple[Op, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int | Constant, ...]
-    out_tree: Any
-    producers: dict[int, Op]
+    avals: dict[int, Any]
+    out_tree: Any = None
+    producers: dict[int, Op] = dataclasses.field(default_factory=dict)
+    readers: dict[int, list[Op]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(list)
+    )
     _known: dict[int, np.ndarray | None] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        """Note which operations each value comes from and goes to."""
+        for op in self.ops:
+            self.producers.update((number, op) for number in op.outputs)
+            for x in op.inputs:
+                if isinstance(x, int):
+                    self.readers[x].append(op)
+
+    def run(self, arguments: Sequence) -> list:
+        """The results for the arguments, operation by operation."""
+        values = dict(zip(self.inputs, arguments, strict=True))
+
+        def read(x):
+            return x.value if isinstance(x, Constant) else values[x]
+
+        for op in self.ops:
+            values.update(zip(op.outputs, op.bind(*map(read, op.inputs)), strict=True))
+        return [read(x) for x in self.outputs]
 
     @property
     def holds_tracers(self) -> bool:
@@ -135,11 +170,31 @@ def trace(function: Callable, *args) -> Program:
 
     closed = jax.make_jaxpr(flat)(*leaves)
     ops: list[Op] = []
-    fresh = iter(range(1 << 62))
+    fresh = itertools.count()
     inputs = tuple(next(fresh) for _ in leaves)
     outputs = _inline(closed, inputs, ops, fresh, "")
-    producers = {number: op for op in ops for number in op.outputs}
-    return Program(tuple(ops), inputs, tuple(outputs), out_trees[0], producers)
+    avals = dict(zip(inputs, closed.in_avals, strict=True))
+    avals |= {
+        number: aval for op in ops for number, aval in zip(op.outputs, op.out_avals, strict=True)
+    }
+    return Program(tuple(ops), inputs, tuple(outputs), avals, out_trees[0])
+
+
+def append(
+    function: Callable, operands: Sequence, avals, ops: list[Op], fresh: Iterator[int], layer: str
+) -> list[int | Constant]:
+    """Append the operations of a function of arrays; returns its results, as numbers.
+
+    Args:
+        function: from arrays to a sequence of arrays.
+        operands: what it is called with, numbers and constants.
+        avals: shape and dtype of each.
+        ops: where to append.
+        fresh: numbers for the results.
+        layer: where it is called.
+    """
+    closed = jax.make_jaxpr(function)(*avals)
+    return _inline(closed, operands, ops, fresh, layer)
 
 
 def _inline(jaxpr, args, ops: list[Op], fresh, layer: str) -> list:

@@ -14,6 +14,7 @@ from bc_jax.sparse.advice import warn_of_no_gain
 from bc_jax.sparse.blocks import Blocks, block_index, combine, executed_grid, split
 from bc_jax.sparse.explain import Report, make_report
 from bc_jax.sparse.interpreter import Context, Plan, Record, interpret, memory_for
+from bc_jax.sparse.prepare import prepare
 from bc_jax.sparse.program import Program, trace
 from bc_jax.sparse.values import Blocked, Whole, inverse, plain
 
@@ -37,13 +38,27 @@ class FrameState:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Traced:
-    """A network traced for one shape of frames."""
+    """A network traced for one shape of frames, divided in what is done once and each frame."""
 
+    once: Program
     program: Program
     plan: Plan
     records: list[Record]
     state: FrameState  # of shapes and dtypes
     grid_shape: tuple[int, int, int]
+
+
+@struct.dataclass
+class Prepared:
+    """What a network computes of its parameters alone; made by `BlockCopy.prepare`.
+
+    Attributes:
+        arrays: batch norm is part of the kernels, which lie as the backend reads them best.
+        traced: static, the network for frames of one shape.
+    """
+
+    arrays: list[jax.Array]
+    traced: _Traced = struct.field(pytree_node=False)
 
 
 class BlockCopy:
@@ -90,11 +105,28 @@ class BlockCopy:
             lambda: jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         )()
 
+    def prepare(self, params, frames) -> Prepared:
+        """What is computed of the parameters alone, which need not be done for each frame.
+
+        Batch norm becomes part of the kernels before it, so that results differ by rounding.
+
+        Args:
+            params: the network's parameters.
+            frames: [N, H, W, C]; only shape and dtype matter.
+
+        Returns:
+            What can stand for `params` wherever a frame of this shape is run; of no other use.
+        """
+        if isinstance(params, Prepared):
+            return params
+        traced = self._trace(params, frames)
+        return Prepared(traced.once.run(_array_leaves(params)), traced)
+
     def __call__(self, params, state: FrameState, frames, grid, *, capacity: int | None = None):
         """Run one frame of each stream on the blocks that the grid selects.
 
         Args:
-            params: the network's parameters.
+            params: the network's parameters, or what `prepare` made of them.
             state: what `init` or the last call returned.
             frames: [N, H, W, C].
             grid: bool [N, Gh, Gw], the blocks to execute.
@@ -127,7 +159,7 @@ class BlockCopy:
         memory = {kind: dict(kept) for kind, kept in state.memory.items()}
         context = Context(blocks, traced.program, traced.plan, memory)
         image = Blocked(tiles, (0, 1, 2), key="frames", dense=kept_frames)
-        results = interpret(context, [*_array_leaves(params), image])
+        results = interpret(context, [*self.prepare(params, frames).arrays, image])
         outputs = [
             _finish(context, result, kept)
             for result, kept in zip(results, jax.tree.leaves(state.outputs), strict=True)
@@ -185,6 +217,14 @@ class BlockCopy:
 
     def _trace(self, params, frames) -> _Traced:
         grid_shape = self.grid_shape(frames)
+        if isinstance(params, Prepared):
+            made_for = params.traced.state.frames
+            if (frames.shape, frames.dtype) != (made_for.shape, made_for.dtype):
+                raise ValueError(
+                    f"frames are {frames.dtype}{list(frames.shape)} but what prepare returned was "
+                    f"made for {made_for.dtype}{list(made_for.shape)}; prepare for these"
+                )
+            return params.traced
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _array_leaves(params)]
         frame_shape = jax.ShapeDtypeStruct(frames.shape, frames.dtype)
         key = (jax.tree.structure(params), *((s.shape, s.dtype) for s in (*shapes, frame_shape)))
@@ -192,14 +232,16 @@ class BlockCopy:
             return self._traced[key]
         rebuild = _rebuilder(params)
         program = trace(lambda leaves, f: self.apply_fn(rebuild(leaves), f), shapes, frame_shape)
-        plan, records, outputs = _walk(program, shapes, frame_shape, grid_shape)
+        once, program = prepare(program)
+        prepared = jax.eval_shape(once.run, shapes)
+        plan, records, outputs = _walk(program, prepared, frame_shape, grid_shape)
         state = FrameState(
             frames=frame_shape,
             outputs=outputs,
             grid=jax.ShapeDtypeStruct(grid_shape, bool),
             memory=memory_for(plan, grid_shape),
         )
-        traced = _Traced(program, plan, records, state, grid_shape)
+        traced = _Traced(once, program, plan, records, state, grid_shape)
         if not program.holds_tracers:
             self._traced[key] = traced
         return traced

@@ -58,6 +58,8 @@ def window_axis(
     out = tile * gaps // stride
     before = low // gaps  # floor also where low is negative
     after = (out * stride - stride - low + reach) // gaps - (tile - 1)
+    if gaps == 1 and -stride < after < 0:
+        after = 0  # a last pixel that no result reads
     pad_low = low - before * gaps
     have = (before + tile + after - 1) * gaps + 1
     pad_high = (out - 1) * stride + reach + 1 - pad_low - have

@@ -1,0 +1,248 @@
+"""What a network computes of its parameters alone, taken out of the work for each frame.
+
+`prepare` divides a traced program in two: one that is run once, on the parameters, and one that is
+run for each frame, on what the first returns. What a convolution's results are multiplied with and
+added to per channel, as batch norm does, becomes part of its kernel on the way.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bc_jax import lowering
+from bc_jax.sparse.program import Constant, Op, Program, append
+
+_CONVERT = "convert_element_type"
+# Parameters may grow by so much, in elements; what is spread over space is not worth keeping.
+_SMALL = 4096
+
+
+class Divided(NamedTuple):
+    """A program in two.
+
+    Attributes:
+        once: from the function's parameters to arrays.
+        each_frame: from those arrays and the frames to the function's results.
+    """
+
+    once: Program
+    each_frame: Program
+
+
+class _Affine(NamedTuple):
+    """Operations on a convolution's results, one after the other, that are affine per channel.
+
+    Attributes:
+        ops: the operations.
+        steps: (name, whether the results are its first operand, the other operand).
+    """
+
+    ops: list[Op]
+    steps: list[tuple[str, bool, int | Constant]]
+
+
+def prepare(program: Program) -> Divided:
+    """Divide a program of parameters and, as its last argument, frames."""
+    *params, frames = program.inputs
+    of_frames, avals = _reached({frames}, program.ops), dict(program.avals)
+    varying = {frames}.union(*(op.outputs for op in of_frames))
+    fixed = [op for op in program.ops if op not in of_frames]
+    ready = [op for op in program.ops if _has_fixed_kernel(op, of_frames, varying)]
+    affine = {op: chain for op in ready if (chain := _affine(op, program, of_frames))}
+    gone = {op for chain in affine.values() for op in chain.ops}
+    fresh = itertools.count(1 + max(avals))
+    each_frame = []
+    for op in program.ops:
+        if op not in of_frames or op in gone:
+            continue
+        if op in ready:
+            each_frame += _with_kernel_ready(op, affine.get(op), fixed, avals, fresh)
+        else:
+            each_frame.append(op)
+    hoisted = _hoisted(fixed, _reached(set(params), fixed))
+    each_frame = [op for op in fixed if op not in hoisted] + each_frame
+    each_frame = _needed(each_frame, program.outputs)
+    made = {number for op in each_frame for number in op.outputs} | {frames}
+    read = [x for op in each_frame for x in op.inputs] + list(program.outputs)
+    handed = tuple(dict.fromkeys(x for x in read if isinstance(x, int) and x not in made))
+    once = _needed(fixed, handed)
+    return Divided(
+        Program(tuple(once), tuple(params), handed, avals),
+        Program(tuple(each_frame), (*handed, frames), program.outputs, avals, program.out_tree),
+    )
+
+
+def _reached(values: set[int], ops) -> set[Op]:
+    """The operations that depend on any of the values."""
+    values, found = set(values), set()
+    for op in ops:
+        if any(isinstance(x, int) and x in values for x in op.inputs):
+            found.add(op)
+            values |= set(op.outputs)
+    return found
+
+
+def _needed(ops: list[Op], outputs) -> list[Op]:
+    """Those of the operations that the outputs depend on."""
+    values, found = {x for x in outputs if isinstance(x, int)}, []
+    for op in reversed(ops):
+        if values & set(op.outputs):
+            found.append(op)
+            values |= {x for x in op.inputs if isinstance(x, int)}
+    return found[::-1]
+
+
+def _hoisted(fixed: list[Op], of_params: set[Op]) -> set[Op]:
+    """The operations that are done once: those of parameters that do not spread them over space.
+
+    What depends on nothing is for the program of each frame, where it is known while tracing.
+    """
+    left, hoisted = set(), set()
+    for op in fixed:
+        large = max([_SMALL, *map(math.prod, op.in_shapes)])
+        spreads = any(math.prod(aval.shape) > large for aval in op.out_avals)
+        if op not in of_params:
+            continue
+        if spreads or any(isinstance(x, int) and x in left for x in op.inputs):
+            left |= set(op.outputs)
+        else:
+            hoisted.add(op)
+    return hoisted
+
+
+def _has_fixed_kernel(op: Op, of_frames: set[Op], varying: set[int]) -> bool:
+    convolves = op.name == "conv_general_dilated" and op in of_frames
+    return convolves and op.inputs[1] not in varying
+
+
+def _affine(convolution: Op, program: Program, of_frames: set[Op]) -> _Affine | None:
+    """What scales a convolution's results and can become part of its kernel, if anything does."""
+    ops, steps, value = [], [], convolution.outputs[0]
+    while len(readers := program.readers[value]) == 1 and value not in program.outputs:
+        step = _step(readers[0], value, convolution, program, of_frames)
+        if step is None:
+            break
+        ops.append(readers[0])
+        steps.append(step)
+        value = ops[-1].outputs[0]
+    scales = any(name in ("mul", "div") for name, *_ in steps)
+    return _Affine(ops, steps) if scales else None
+
+
+def _step(op: Op, value: int, convolution: Op, program: Program, of_frames: set[Op]):
+    """An operation as a step of `_Affine`; None where it is not one."""
+    dtype = op.out_avals[0].dtype
+    if op.name == _CONVERT:
+        return (op.name, True, Constant(None)) if jnp.issubdtype(dtype, jnp.floating) else None
+    if op.name not in ("add", "sub", "mul", "div"):
+        return None
+    first = op.inputs[0] == value
+    if op.inputs[0] == op.inputs[1] or (op.name == "div" and not first):
+        return None
+    vector = _per_channel(op, int(first), convolution, program, of_frames)
+    return None if vector is None else (op.name, first, vector)
+
+
+def _per_channel(op: Op, at: int, convolution: Op, program: Program, of_frames: set[Op]):
+    """What an operand repeats over all but a convolution's channels; None where it does not."""
+    value, shape = op.inputs[at], op.in_shapes[at]
+    channel = convolution.params["dimension_numbers"].out_spec[1]
+    places = range(len(shape))
+    if isinstance(value, int):
+        made = program.producers.get(value)
+        if made in of_frames:
+            return None
+        if made is not None and made.name == "broadcast_in_dim":
+            value, shape = made.inputs[0], made.in_shapes[0]
+            places = made.params["broadcast_dimensions"]
+    alike = all(size == 1 or place == channel for size, place in zip(shape, places, strict=True))
+    return value if alike else None
+
+
+def _with_kernel_ready(
+    op: Op, affine: _Affine | None, fixed: list[Op], avals: dict, fresh: Iterator[int]
+) -> list[Op]:
+    """A convolution whose kernel is scaled and laid out beforehand, which is added to `fixed`.
+
+    Returns:
+        The convolution, and what adds to its results in the place of the operations after it.
+    """
+    numbers = op.params["dimension_numbers"]
+    steps = affine.steps if affine else []
+    features = numbers.rhs_spec[0]
+    order = lowering.kernel_order(numbers.rhs_spec)
+    last = affine.ops[-1] if affine else op
+    (result,) = last.out_avals
+    dtype, channel = result.dtype, numbers.out_spec[1]
+    shape = [-1 if axis == channel else 1 for axis in range(len(result.shape))]
+    if not steps and order == tuple(range(len(order))):
+        return [op]
+
+    def ready(kernel, *vectors):
+        scaled, shift = _fold(kernel, features, steps, vectors)
+        return jnp.transpose(scaled, order), shift.astype(dtype).reshape(shape)
+
+    operands = [op.inputs[1], *(vector for name, _, vector in steps if name != _CONVERT)]
+    kernel, shift = append(
+        ready, operands, [_aval(x, avals) for x in operands], fixed, fresh, op.layer
+    )
+    _note(fixed, avals)
+    spec = tuple(order.index(axis) for axis in numbers.rhs_spec)
+    convolution = dataclasses.replace(
+        op,
+        inputs=(op.inputs[0], kernel),
+        in_shapes=(op.in_shapes[0], tuple(avals[kernel].shape)),
+        params=op.params | {"dimension_numbers": numbers._replace(rhs_spec=spec)},
+    )
+    if not affine:
+        return [convolution]
+
+    def add(results, shift):
+        return [results.astype(dtype) + shift]
+
+    added: list[Op] = []
+    operands = [convolution.outputs[0], shift]
+    append(add, operands, [avals[x] for x in operands], added, fresh, last.layer)
+    # Those that read the last of the former operations read this.
+    added[-1] = dataclasses.replace(added[-1], outputs=last.outputs)
+    _note(added, avals)
+    return [convolution, *added]
+
+
+def _fold(kernel, features: int, steps, vectors) -> tuple[jax.Array, jax.Array]:
+    """A kernel, its axis of features given, and what to add, in the place of the steps."""
+    wide, vectors = jnp.promote_types(kernel.dtype, jnp.float32), iter(vectors)
+    scale, shift = jnp.ones((), wide), jnp.zeros(kernel.shape[features], wide)
+    for name, first, _ in steps:
+        if name == _CONVERT:
+            continue
+        vector = next(vectors).astype(wide).reshape(-1)
+        if name in ("mul", "div"):
+            times = vector if name == "mul" else 1 / vector
+            scale, shift = scale * times, shift * times
+        elif first:
+            shift = shift + (vector if name == "add" else -vector)
+        else:
+            turned = 1 if name == "add" else -1
+            scale, shift = turned * scale, turned * shift + vector
+    shape = [-1 if axis == features else 1 for axis in range(kernel.ndim)]
+    return (kernel.astype(wide) * scale.reshape(shape)).astype(kernel.dtype), shift
+
+
+def _aval(x: int | Constant, avals: dict):
+    if isinstance(x, int):
+        return avals[x]
+    value = x.value
+    return jax.ShapeDtypeStruct(np.shape(value), jnp.result_type(value))
+
+
+def _note(ops: list[Op], avals: dict) -> None:
+    """Write down shape and dtype of what the operations result in."""
+    for op in ops:
+        avals.update(zip(op.outputs, op.out_avals, strict=True))
