@@ -81,6 +81,7 @@ def measure(
     fractions: Sequence[float],
     repeats: int,
     warm_up: int = 2,
+    in_a_row: int = 1,
     beside: Mapping[str, Callable[[], object]] | None = None,
     on_compile: Callable[[str], None] = lambda what: None,
     on_round: Callable[[int], None] = lambda rounds: None,
@@ -94,6 +95,8 @@ def measure(
         fractions: of the blocks that are executed; each is rounded to whole blocks.
         repeats: rounds that count.
         warm_up: rounds before them.
+        in_a_row: frames to give each version as a video does, of which only the last is waited
+            for: measured as well, and named `row_...`, where it is more than 1.
         beside: other calls that are timed in the same rounds.
         on_compile: told what is about to be compiled.
         on_round: told how many rounds are over.
@@ -116,7 +119,9 @@ def measure(
         programs[count] = sparse_program(sparse, params, frames[0], capacity=max(1, count))
         grids = random_grids(shape, count, warm_up + repeats)
         calls[f"sparse {count}"] = cycle(programs[count].run, frames, grids)
-    timings = alternate(calls, repeats=repeats, warm_up=warm_up, on_round=on_round)
+    rounds = {"repeats": repeats, "warm_up": warm_up}
+    timings = alternate(calls, **rounds, on_round=on_round)
+    in_rows = alternate(calls, **rounds, in_a_row=in_a_row) if in_a_row > 1 else {}
     best = fastest(timings, dense)
     rows = []
     for count, program in programs.items():
@@ -140,8 +145,23 @@ def measure(
                 "programs": len(counts),
                 "repeats": repeats,
             }
+            | (_in_a_row(in_rows, dense, count, fraction, in_a_row) if in_rows else {})
         )
     return rows
+
+
+def _in_a_row(timings, dense, count: int, fraction: float, in_a_row: int) -> dict:
+    """The fields of a row that are of frames given in a row."""
+    best, timing = fastest(timings, dense), timings[f"sparse {count}"]
+    return {
+        "in_a_row": in_a_row,
+        "row_dense_version": best,
+        **timings[best].milliseconds("row_dense"),
+        **timing.milliseconds("row_sparse"),
+        "row_efficiency": efficiency(fraction, timings[best].median, timing.median),
+        "row_speedup": timings[best].median / timing.median,
+        "row_dense_versions_ms": {name: 1e3 * timings[name].median for name in dense},
+    }
 
 
 def executed(fraction: float, total: int) -> int:

@@ -77,11 +77,12 @@ def _version(name: str) -> str | None:
 def _commit() -> str | None:
     """The commit of the checkout that this file is in, with '-dirty' where files were changed.
 
-    Results do not count: a run that writes them anew has measured what the commit holds.
+    Results do not count: a run that writes them anew has measured what the commit holds. Where the
+    files have come without their history, $BC_JAX_COMMIT may say which commit they are of.
     """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return None
+        return os.environ.get("BC_JAX_COMMIT")
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(root), *words]

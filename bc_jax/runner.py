@@ -90,6 +90,7 @@ class Runner:
         capacity_steps: int = 16,
         logits: Callable[[Any], jax.Array] | None = None,
         seed: int = 0,
+        timed: bool = True,
         on_compile: Callable[[str], None] | None = None,
     ):
         """Nothing is compiled before the first frame.
@@ -108,6 +109,8 @@ class Runner:
             logits: from the network's outputs to logits [N, h, w, classes], where the network
                 returns something else.
             seed: of the policy's parameters and sampling.
+            timed: whether to wait for each part, so that `times` has what it took. Without, a GPU
+                works ahead, and only the count of blocks is waited for.
             on_compile: told what is about to be compiled.
         """
         policy = PolicyConfig(target=target) if policy is None else policy
@@ -115,7 +118,8 @@ class Runner:
         sparse = apply_fn if isinstance(apply_fn, BlockCopy) else blockcopy(apply_fn, block_size)
         self.steps = Steps(sparse, policy, target, train_interval, logits or only_array)
         self.learning = learning and self.steps.learns
-        self.state: RunnerState | None = None
+        self._state: RunnerState | None = None
+        self._frames: int | None = None  # that the state has seen; None where that is to be read
         self.decision: Decision | None = None
         self.outcome: Outcome | None = None
         self.metrics: dict[str, jax.Array] = {}
@@ -123,11 +127,21 @@ class Runner:
         self.compiled: tuple[str, ...] = ()  # what the last frame was the first to need
         self._key = jax.random.key(seed)
         self._capacity_steps = capacity_steps
+        self._wait = jax.block_until_ready if timed else lambda results: results
         self._on_compile = on_compile or (lambda what: None)
         self._known: set[str] = set()
         self._pieces = CompiledSteps(self.steps)
         self._prepare = jax.jit(sparse.prepare)
         self._prepared: Prepared | None = None
+
+    @property
+    def state(self) -> RunnerState | None:
+        """All that carries over to the next frame; None before the first."""
+        return self._state
+
+    @state.setter
+    def state(self, state: RunnerState | None):
+        self._state, self._frames = state, None
 
     def start(self, frames) -> RunnerState:
         """The state before the first frame; frames [N, H, W, 3] give shape and dtype."""
@@ -158,17 +172,18 @@ class Runner:
             self._notice("state")
             self.steps.sparse.explain(self.params, frames)  # warns where nothing is to be gained
             self.state = self.start(frames)
-        if self._prepared is None:
-            self._prepared = self._prepare(self.params, frames)
         kept = self.state.frame_state.frames
         if frames.shape != kept.shape or frames.dtype != kept.dtype:
             raise ValueError(
                 f"frames are {frames.dtype}{list(frames.shape)} and were "
                 f"{kept.dtype}{list(kept.shape)} before; begin a new Runner for another size"
             )
+        if self._prepared is None:
+            self._prepared = self._prepare(self.params, frames)
         reset = np.zeros(frames.shape[0], bool) if reset is None else np.asarray(reset, bool)
         count = None if count is None else np.int32(count)
-        learns = self.learning and (int(self.state.frame) + 1) % self.steps.train_interval == 0
+        frame = 1 + (int(self.state.frame) if self._frames is None else self._frames)
+        learns = self.learning and frame % self.steps.train_interval == 0
         self._notice("policy that learns" if learns else "policy")
         clock = time.perf_counter()
         after, decision = self._pieces.decide(
@@ -185,19 +200,20 @@ class Runner:
         memory = self.steps.sparse.compiled(
             self._prepared, self.state.frame_state, frames, grid, capacity=capacity
         )
-        jax.block_until_ready(memory)
+        self._wait(memory)
         clock = self._lap("network", clock)
-        self.state, self.outcome = self._pieces.settle(
+        self._state, self.outcome = self._pieces.settle(
             after, self.decision, memory, capacity=capacity
         )
-        jax.block_until_ready(self.outcome)
+        self._frames = frame
+        self._wait(self.outcome)
         self.times["policy"] += time.perf_counter() - clock
         self.times["learning"] = 0.0
         if learns:
             clock = time.perf_counter()
             learnt, self.metrics = self._pieces.learn(self.state.policy, decision, self.outcome)
-            self.state = self.state.replace(policy=learnt)
-            jax.block_until_ready(learnt)
+            self._state = self._state.replace(policy=learnt)
+            self._wait(learnt)
             self._lap("learning", clock)
         return memory.outputs
 

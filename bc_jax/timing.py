@@ -36,6 +36,7 @@ def alternate(
     *,
     repeats: int,
     warm_up: int = 2,
+    in_a_row: int = 1,
     on_round: Callable[[int], None] = lambda rounds: None,
 ) -> dict[str, Timing]:
     """Time functions in turn; every second round runs backwards, so that none follows the same one.
@@ -44,23 +45,30 @@ def alternate(
         functions: by name; each is called without arguments, and its result is waited for.
         repeats: rounds that count.
         warm_up: rounds before them that do not.
+        in_a_row: calls of each function in each of its turns. Only the last one's result is waited
+            for, so that a GPU is kept busy as a video does; the time is that of one call.
         on_round: told how many rounds are over.
 
     Returns:
         A Timing per name.
 
     Raises:
-        ValueError: where repeats is not positive or warm_up is negative.
+        ValueError: where repeats or in_a_row is not positive or warm_up is negative.
     """
-    if repeats < 1 or warm_up < 0:
-        raise ValueError(f"repeats is {repeats} and warm_up {warm_up}; at least 1 and 0 are needed")
+    if repeats < 1 or warm_up < 0 or in_a_row < 1:
+        raise ValueError(
+            f"repeats is {repeats}, warm_up {warm_up} and in_a_row {in_a_row}; at least 1, 0 and 1 "
+            "are needed"
+        )
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     order = list(functions)
     for turn in range(warm_up + repeats):
         for name in order if turn % 2 == 0 else reversed(order):
             start = time.perf_counter()
-            jax.block_until_ready(functions[name]())
-            elapsed = time.perf_counter() - start
+            for _ in range(in_a_row):
+                result = functions[name]()
+            jax.block_until_ready(result)
+            elapsed = (time.perf_counter() - start) / in_a_row
             if turn >= warm_up:
                 seconds[name].append(elapsed)
         on_round(turn + 1)

@@ -19,15 +19,17 @@ def plan() -> list[Part]:
     """What is measured: networks, a step and a network's parts, then more of each."""
     rn18, rn50, deeplab = "swiftnet_rn18", "swiftnet_rn50", "deeplabv3plus_rn101"
     espnet, half = "espnet_cityscapes", {"dtype": "bfloat16"}
-    few = {"fractions": (0.3, 0.5)}
+    few = {"fractions": (0.3, 0.5), "in_a_row": 8}
+    more = {"fractions": (0.0, 0.3, 0.5, 1.0), "in_a_row": 8}
+    once = {"targets": (0.3,), "intervals": 4}
     return [
-        part("network", Case(rn18, LARGE, **half), fractions=(0.0, 0.125, 0.3, 0.5, 1.0)),
-        part("network", Case(rn50, LARGE, **half), fractions=(0.3, 0.5, 1.0)),
+        part("network", Case(rn50, LARGE, **half), **more),
+        part("network", Case(rn18, LARGE, **half), **more),
+        part("step", Case(rn50, LARGE, **half), **once),
+        part("step", Case(rn18, LARGE, **half), **once),
         part("network", Case(rn50, LARGE, **half, streams=4), **few),
-        part("step", Case(rn18, LARGE, **half), targets=(0.3,)),
-        part("step", Case(rn50, LARGE, **half), targets=(0.3,)),
         part("roofline", Case(rn18, LARGE, **half), matrix=8192, array_bytes=2**31),
-        part("network", Case(rn18, SMALL), fractions=(0.3, 0.5, 1.0)),
+        part("network", Case(rn18, SMALL), **more),
         part("network", Case(espnet, SMALL), **few),
         part("network", Case(rn18, LARGE, **half, streams=4), **few),
         part("memory", Case(rn18, LARGE, **half)),
@@ -41,7 +43,7 @@ def plan() -> list[Part]:
         part("network", Case(rn18, SMALL, **half, streams=4), **few),
         part("network", Case(espnet, LARGE, **half, streams=4), **few),
         part("against_torch", Case(rn50, LARGE, **half)),
-        part("step", Case(deeplab, LARGE, **half), targets=(0.3,)),
+        part("step", Case(deeplab, LARGE, **half), **once),
         part("scaling", Case(rn50, LARGE, **half), dtypes=("float32", "bfloat16", "float16")),
         part("roofline", Case(rn50, LARGE, **half), matrix=8192, array_bytes=2**31),
     ]

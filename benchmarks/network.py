@@ -17,6 +17,7 @@ COLUMNS = {
     "p10-p90": "{sparse_p10_ms:.1f}-{sparse_p90_ms:.1f}",
     "efficiency": "{efficiency:.2f}",
     "speed-up": "{speedup:.2f}",
+    "in a row": "{row_sparse_ms:.2f} of {row_dense_ms:.2f} ms, {row_efficiency:.2f}",
 }
 
 
@@ -26,6 +27,7 @@ def measure(
     fractions: tuple[float, ...] = FRACTIONS,
     repeats: int = 15,
     warm_up: int = 2,
+    in_a_row: int = 1,
 ) -> list[dict]:
     """One row per fraction; the dense versions and all fractions are timed in turn.
 
@@ -34,8 +36,10 @@ def measure(
         fractions: of the blocks that are executed.
         repeats: rounds that count.
         warm_up: rounds before them.
+        in_a_row: frames to give each version as a video does, see `bc_jax.bench.measure`.
     """
-    return load(case).compare("network", fractions=fractions, repeats=repeats, warm_up=warm_up)
+    options = {"repeats": repeats, "warm_up": warm_up, "in_a_row": in_a_row}
+    return load(case).compare("network", fractions=fractions, **options)
 
 
 if __name__ == "__main__":

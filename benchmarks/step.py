@@ -9,6 +9,7 @@ on what the policy has learnt; the policy looks, draws and is read back as it is
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -37,6 +38,7 @@ COLUMNS = {
     "dense ms": "{dense_ms:.1f}",
     "step ms": "{step_ms:.1f}",
     "speed-up": "{speedup:.2f}",
+    "in a row": "{row_step_ms:.2f} of {row_dense_ms:.2f} ms, {row_speedup:.2f}",
     **{f"{part} ms": f"{{{part}_ms:.1f}} ({{shares[{part}]:.0%}})" for part in PARTS},
 }
 
@@ -49,8 +51,12 @@ def measure(
     train_interval: int = 3,
     repeats: int = 15,
     warm_up: int = 2,
+    intervals: int = 1,
 ) -> list[dict]:
     """One row per target and policy; dense versions and all parts are timed in turn.
+
+    Each part is waited for. Then frames are timed as a video gives them, so many in a row, and of
+    them only the count of blocks is waited for: what a GPU and its host do at once shows in these.
 
     Args:
         case: the network.
@@ -60,7 +66,9 @@ def measure(
         train_interval: frames from one update of the policy to the next.
         repeats: rounds that count.
         warm_up: rounds before them.
+        intervals: of `train_interval` frames that are given in a row.
     """
+    in_a_row = intervals * train_interval
     loaded = load(case)
     dense = loaded.dense_calls()
     grids = {
@@ -78,6 +86,12 @@ def measure(
     # Programs that are not compiled yet are compiled in the first round, which does not count.
     timings = alternate(calls, repeats=repeats, warm_up=max(1, warm_up))
     best = fastest(timings, dense)
+    whole = {
+        (target, name): _frame(calls, name, target, train_interval)
+        for target, name in itertools.product(targets, policies)
+    }
+    in_rows = alternate(dense | whole, repeats=repeats, warm_up=warm_up, in_a_row=in_a_row)
+    best_in_a_row = in_rows[fastest(in_rows, dense)]
     rows = []
     for target, name in itertools.product(targets, policies):
         executed = case.executed(target)
@@ -93,7 +107,10 @@ def measure(
             | {"train_interval": train_interval, "repeats": repeats}
             | {"fraction": fraction, "executed": executed, "blocks": case.blocks}
             | {"dense_version": best, **timings[best].milliseconds("dense")}
-            | {"policy_macs_share": shares[name]}
+            | {"policy_macs_share": shares[name], "in_a_row": in_a_row}
+            | best_in_a_row.milliseconds("row_dense")
+            | in_rows[target, name].milliseconds("row_step")
+            | {"row_speedup": best_in_a_row.median / in_rows[target, name].median}
             | _sums(
                 {part: timings[call].median for part, call in called.items()}
                 | {"learning": _learning(timings, name)},
@@ -103,6 +120,19 @@ def measure(
             )
         )
     return rows
+
+
+def _frame(calls: dict[str, Callable], name: str, target: float, train_interval: int) -> Callable:
+    """A call that does all the parts of a frame, learning in every so many of them."""
+    frames = itertools.count(1)
+
+    def frame():
+        learns = next(frames) % train_interval == 0
+        calls[f"{name} policy that learns" if learns else f"{name} policy"]()
+        results = calls[f"{target} network"](), calls[f"{name} {target} bookkeeping"]()
+        return (*results, calls[f"{name} learning"]()) if learns else results
+
+    return frame
 
 
 def _learning(timings: dict[str, Timing], name: str) -> float:

@@ -86,7 +86,19 @@ def test_medians_and_spread_are_of_the_repeats(monkeypatch):
     np.testing.assert_allclose((found.median, found.p10, found.p90), (3, 1.4, 7.6))
 
 
-@pytest.mark.parametrize("wrong", [{"repeats": 0}, {"repeats": 1, "warm_up": -1}])
+def test_calls_in_a_row_count_as_one_each(monkeypatch):
+    clock = iter(np.arange(0, 100, 6.0))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    called = []
+    functions = {name: lambda name=name: called.append(name) for name in "ab"}
+    timings = timing.alternate(functions, repeats=1, warm_up=0, in_a_row=3)
+    assert "".join(called) == "aaabbb"
+    assert {t.median for t in timings.values()} == {2.0}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"repeats": 0}, {"repeats": 1, "warm_up": -1}, {"repeats": 1, "in_a_row": 0}]
+)
 def test_no_repeats_are_refused(wrong):
     with pytest.raises(ValueError, match="repeats is"):
         timing.alternate({}, **wrong)
@@ -146,6 +158,14 @@ def test_rows_of_the_network_have_their_fields(tiny):
     json.dumps(rows)
 
 
+def test_rows_of_frames_in_a_row_have_their_fields(tiny):
+    (row,) = network.measure(CASE, fractions=(0.5,), repeats=2, warm_up=1, in_a_row=2)
+    assert row["in_a_row"] == 2 and row["row_dense_version"] in row["row_dense_versions_ms"]
+    assert row["row_dense_ms"] == min(row["row_dense_versions_ms"].values())
+    assert row["row_speedup"] == pytest.approx(row["row_dense_ms"] / row["row_sparse_ms"])
+    assert row["row_efficiency"] == pytest.approx(0.5 * row["row_speedup"])
+
+
 def test_the_sparse_program_runs_the_blocks_of_its_grids(tiny):
     loaded = network.load(CASE)
     grids = bench.random_grids(loaded.grid_shape, 3, 2)
@@ -178,6 +198,8 @@ def test_the_step_adds_up(tiny):
     assert row["speedup"] == pytest.approx(row["dense_ms"] / row["step_ms"])
     assert sum(row["shares"].values()) == pytest.approx(1)
     assert row["policy_macs_share"] > 0
+    assert row["in_a_row"] == 4
+    assert row["row_speedup"] == pytest.approx(row["row_dense_ms"] / row["row_step_ms"])
     json.dumps(row)
     heading = bench.table([row], step.COLUMNS).splitlines()[0]
     assert heading.split("  ")[0] == "network" and "learning ms" in heading
@@ -382,6 +404,14 @@ def test_a_commit_is_dirty_where_sources_changed_and_not_where_results_did(tmp_p
     assert re.fullmatch("[0-9a-f]{40}", provenance.provenance()["commit"])
     source.write_text("two")
     assert provenance.provenance()["commit"].endswith("-dirty")
+
+
+def test_files_without_their_history_are_told_their_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "bc_jax" / "provenance.py"))
+    monkeypatch.delenv("BC_JAX_COMMIT", raising=False)
+    assert provenance.provenance()["commit"] is None
+    monkeypatch.setenv("BC_JAX_COMMIT", "0" * 40)
+    assert provenance.provenance()["commit"] == "0" * 40
 
 
 def test_a_failing_part_does_not_lose_the_others(tmp_path):

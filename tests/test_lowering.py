@@ -8,6 +8,7 @@ import zoo
 
 from bc_jax import blockcopy
 from bc_jax.lowering import Convolution, backend, convolve, convolve_taps, winograd
+from bc_jax.lowering.convolution import convolve_on_gpu, convolve_plainly
 
 VALID = ((0, 0), (0, 0))
 CLOSE = {"float32": {"rtol": 1e-5, "atol": 1e-5}, "bfloat16": {"rtol": 0.02, "atol": 0.06}}
@@ -140,6 +141,45 @@ def test_one_row_at_a_time_where_several_do_not_fit(
     x = random(count, height + 2, 18, channels)
     fast, plain = both_ways(monkeypatch, convolve, x, random(3, 3, channels, features), how)
     np.testing.assert_array_equal(fast, plain)
+
+
+STEMS = [
+    # Kernel, strides, padding, sides of the tiles.
+    ((7, 7, 3, 8), (2, 2), ((0, 0), (0, 0)), (21, 37)),
+    ((3, 3, 3, 8), (2, 2), ((1, 1), (1, 1)), (16, 24)),
+    ((3, 5, 1, 4), (2, 3), ((0, 2), (1, 0)), (17, 23)),
+    ((8, 8, 1, 4), (4, 4), ((0, 0), (0, 0)), (16, 27)),
+    ((4, 2, 4, 4), (2, 1), ((0, 0), (0, 0)), (9, 8)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kernel, strides, padding, sides", STEMS)
+def test_few_channels_in_depth_are_the_strided_convolution(kernel, strides, padding, sides, dtype):
+    tiles, weights = random(2, *sides, kernel[2], dtype=dtype), random(*kernel, dtype=dtype)
+    how = Convolution(strides=strides, padding=padding)
+    close(convolve_on_gpu(tiles, weights, how), convolve_plainly(tiles, weights, how), dtype)
+    (made,) = convolutions(lambda t, k: convolve_on_gpu(t, k, how), tiles, weights)
+    assert set(made["window_strides"]) == {1}
+
+
+@pytest.mark.parametrize(
+    "kernel, how",
+    [
+        ((3, 3, 3, 8), Convolution()),
+        ((3, 3, 8, 8), Convolution(strides=(2, 2))),
+        ((2, 2, 3, 8), Convolution(strides=(2, 2))),
+        ((3, 3, 1, 9), Convolution(strides=(2, 2), groups=3)),
+        ((3, 3, 3, 8), Convolution(strides=(2, 2), rhs_dilation=(2, 2))),
+    ],
+)
+def test_other_convolutions_of_a_gpu_are_left_as_they_are(kernel, how):
+    tiles, weights = random(2, 16, 16, kernel[2] * how.groups), random(*kernel)
+    made, plain = (
+        convolutions(lambda t, k, way=way: way(t, k, how), tiles, weights)
+        for way in (convolve_on_gpu, convolve_plainly)
+    )
+    assert made == plain
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 2), (1, 4)])

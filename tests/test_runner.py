@@ -195,6 +195,30 @@ def test_the_policy_stays_finite_and_learns(learner):
     assert np.isfinite([float(value) for value in run.metrics.values()]).all()
 
 
+def test_a_runner_that_does_not_wait_does_the_same():
+    waiting, ahead = runner(train_interval=2), runner(train_interval=2, timed=False)
+    for frame in video(5):
+        np.testing.assert_array_equal(np.asarray(waiting(frame)), np.asarray(ahead(frame)))
+    for one, other in zip(*map(jax.tree.leaves, (waiting.state, ahead.state)), strict=True):
+        if not jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_state_that_is_put_back_says_when_to_learn():
+    run = runner(train_interval=3)
+    learnt = []
+    for frame in video(4):
+        run(frame)
+        learnt.append(run.times["learning"] > 0)
+    kept = jax.tree.map(jnp.copy, run.state)
+    run(video(1)[0])
+    run.state = kept
+    for frame in video(3):
+        run(frame)
+        learnt.append(run.times["learning"] > 0)
+    assert learnt == [False, False, True, False, False, True, False]
+
+
 def test_learning_can_be_switched_off():
     run = runner(learning=False)
     for frames in video(6):

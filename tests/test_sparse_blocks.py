@@ -9,7 +9,14 @@ import pytest
 
 from bc_jax import blockcopy, lowering, sparse
 from bc_jax.lowering.surround import surround_in_place, surround_plainly
-from bc_jax.sparse.halo import Frames, Strips, exchange_plainly, memory_shape, window_halo
+from bc_jax.sparse.halo import (
+    Frames,
+    Strips,
+    exchange_plainly,
+    memory_shape,
+    window_halo,
+    write_tiles,
+)
 
 N, GH, GW, C = 2, 3, 4, 5
 
@@ -129,10 +136,24 @@ def test_a_kernel_exchanges_narrower_halos_than_are_kept(halo):
     executed = int(grids().sum())
     tiles = jnp.asarray(rng.normal(size=(blocks.capacity, *tile)).astype(np.float32))
     how = lowering.Exchange(shape, tile, halo, tuple(kept), isinstance(memory, Frames), 7.0)
-    made, array = lowering.exchange(tiles, memory.array, blocks.index, how, interpret=True)
+    made, array = lowering.exchange(
+        tiles, memory.array, blocks.index, blocks.slots, how, interpret=True
+    )
     plain, after = exchange_plainly(tiles, memory, blocks, halo=sparse.Halo(*halo), pad_value=7.0)
     np.testing.assert_array_equal(array, after.array)
     np.testing.assert_array_equal(made[:executed], plain[:executed])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_kernel_writes_tiles_where_they_belong(dtype, at_once):
+    rng = np.random.default_rng(0)
+    shape = (N, GH * 4, GW * 6, 3)
+    dense, new = (jnp.asarray(rng.integers(0, 99, shape), dtype) for _ in range(2))
+    blocks = blocks_of(grids(), N * GH * GW)
+    tiles = sparse.split(new, blocks).astype(jnp.float32)
+    made = jax.jit(write_tiles)(dense, tiles, blocks)
+    np.testing.assert_array_equal(made, sparse.combine(dense, tiles, blocks))
+    assert made.dtype == dense.dtype
 
 
 def halo_network(kernels, frames):

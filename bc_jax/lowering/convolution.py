@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ _NONE = (1, 1)
 _FEW_FEATURES = 24
 # What leaves the way of computing to the backend, in the forms in which JAX gives it.
 _DEFAULT_PRECISION = (None, jax.lax.Precision.DEFAULT, 2 * (jax.lax.Precision.DEFAULT,))
+# Channels that a GPU's matrix units take at once; fewer are filled up with zeros.
+_DEPTH = 16
 # Groups of fewer channels are convolved together.
 _GROUPED_CHANNELS = 16
 
@@ -63,8 +66,10 @@ def kernel_order(axes: Sequence[int]) -> tuple[int, ...]:
 
 def convolve(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     """Convolve tiles that carry their halo: [K, hp, wp, C] with [kh, kw, C/groups, D]."""
-    floating = jnp.issubdtype(tiles.dtype, jnp.floating)
-    fits = convolve_on_cpu if backend.on_cpu() and floating else convolve_plainly
+    fits = convolve_plainly
+    if jnp.issubdtype(tiles.dtype, jnp.floating):
+        fits = convolve_on_cpu if backend.on_cpu() else fits
+        fits = convolve_on_gpu if backend.on_gpu() else fits
     return fits(tiles, kernel, how)
 
 
@@ -108,6 +113,40 @@ def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> ja
     if transposed:
         return _by_phases(tiles, kernel, how)
     return (_by_pixels if features < _FEW_FEATURES else _by_rows)(tiles, kernel, how)
+
+
+def convolve_on_gpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
+    """The same of floating tiles, in the form that cuDNN is fastest at."""
+    deep = math.prod(how.strides) * tiles.shape[3]
+    alone = how.groups == 1 and how.lhs_dilation == how.rhs_dilation == _NONE
+    wide = all(size > step for size, step in zip(kernel.shape, how.strides, strict=False))
+    if alone and how.strides != _NONE and wide and deep <= _DEPTH:
+        return _by_depth(tiles, kernel, how)
+    return convolve_plainly(tiles, kernel, how)
+
+
+def _by_depth(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
+    """A strided convolution of few channels: the pixels of each step side by side, as channels."""
+    tiles = _pad(tiles, how.padding)
+    ends, more = [], []
+    for side, size, step in zip(tiles.shape[1:3], kernel.shape[:2], how.strides, strict=True):
+        places = -(-size // step) * step
+        more.append((0, places - size))
+        ends.append((0, (side - size) // step * step + places - side))
+    tiles = _in_depth(_pad(tiles, ends), how.strides)
+    kernel = jnp.pad(kernel, (*more, (0, 0), (0, 0)))
+    kernel = jnp.moveaxis(_in_depth(jnp.moveaxis(kernel, -1, 0), how.strides), 0, -1)
+    plain = dataclasses.replace(how, strides=_NONE, padding=((0, 0), (0, 0)))
+    return convolve_plainly(tiles, kernel, plain)
+
+
+def _in_depth(x: jax.Array, step: tuple[int, int]) -> jax.Array:
+    """[N, h, w, C] as [N, h / step[0], w / step[1], channels], zeros being the last channels."""
+    n, h, w, channels = x.shape
+    down, right = step
+    x = x.reshape(n, h // down, down, w // right, right, channels)
+    x = jnp.transpose(x, (0, 1, 3, 2, 4, 5)).reshape(n, h // down, w // right, -1)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, _DEPTH - x.shape[-1])))
 
 
 def _by_pixels(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:

@@ -19,6 +19,7 @@ from bc_jax.lowering import backend
 # Elements that an instance moves at once, and the threads that move them, in warps of 32.
 _CHUNK, _WARPS = 2048, 4
 _LARGEST = 2**31 - 1  # offsets are of 32 bits
+_TYPES = ("uint8", "int8", "int16", "int32", "float16", "bfloat16", "float32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,9 @@ class Exchange:
 def exchanges_at_once(tiles, memory, how: Exchange) -> bool:
     """Whether the kernel is there for this exchange, and arrays of these shapes."""
     sizes = (tiles.size, memory.size, len(tiles) * math.prod(how.padded))
-    return backend.on_gpu() and max(sizes) <= _LARGEST and _triton() is not None
+    plain = tiles.dtype == memory.dtype and tiles.dtype.name in _TYPES
+    fits = plain and min(sizes) > 0 and max(sizes) <= _LARGEST
+    return backend.on_gpu() and fits and _triton() is not None
 
 
 @functools.cache
@@ -66,13 +69,14 @@ def _triton():
     return pallas, triton
 
 
-def exchange(tiles, memory, index, how: Exchange, *, interpret: bool = False):
+def exchange(tiles, memory, index, slots, how: Exchange, *, interpret: bool = False):
     """Surround tiles with their halo, and remember them for their neighbours.
 
     Args:
         tiles: [K, h, w, C].
         memory: what is kept of the tensor, updated in place where it is not needed any more.
         index: int32 [K], the tiles' blocks, row-major over (N, Gh, Gw); N * Gh * Gw is "no block".
+        slots: int32 [N * Gh * Gw], where each block stands among the tiles; -1 for nowhere.
         how: shapes and sides.
         interpret: whether to run without a GPU, slowly, as tests do.
 
@@ -81,9 +85,6 @@ def exchange(tiles, memory, index, how: Exchange, *, interpret: bool = False):
         memory.
     """
     pallas, triton = _triton()
-    total = math.prod(how.grid_shape)
-    slots = jnp.full(total, -1, jnp.int32)
-    slots = slots.at[index].set(jnp.arange(len(index), dtype=jnp.int32), mode="drop")
     padded, kept = pallas.pallas_call(
         functools.partial(_make_row, how=how, pallas=pallas, triton=triton),
         out_shape=(

@@ -38,6 +38,12 @@ class Blocks:
         """The index with "no block" replaced by the last block: int32 [K], always readable."""
         return jnp.minimum(self.index, self.total - 1)
 
+    @property
+    def slots(self) -> jax.Array:
+        """Where each block stands in the index, -1 where it does not: int32 [N * Gh * Gw]."""
+        places = jnp.arange(self.capacity, dtype=jnp.int32)
+        return jnp.full(self.total, -1, jnp.int32).at[self.index].set(places, mode="drop")
+
     def coordinates(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Stream, row and column of each block: three int32 [K], always inside the grid."""
         _, gh, gw = self.grid_shape
@@ -115,5 +121,4 @@ def combine(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array:
 
 def executed_grid(blocks: Blocks) -> jax.Array:
     """The grid of the blocks in an index: bool [N, Gh, Gw]."""
-    grid = jnp.zeros(blocks.total, bool).at[blocks.index].set(True, mode="drop")
-    return grid.reshape(blocks.grid_shape)
+    return (blocks.slots >= 0).reshape(blocks.grid_shape)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from bc_jax import lowering
-from bc_jax.sparse.blocks import Blocks
+from bc_jax.sparse.blocks import Blocks, combine
 
 
 class Halo(NamedTuple):
@@ -176,8 +176,24 @@ def exchange_halo(
         tiles [K, top + h + bottom, left + w + right, *rest], and the memory with this frame's
         blocks.
     """
+    how = _how(tiles, memory, blocks, halo, pad_value)
+    if lowering.exchanges_at_once(tiles, memory.array, how):
+        return _exchange_at_once(how, tiles, memory, blocks)
+    return exchange_plainly(tiles, memory, blocks, halo=halo, pad_value=pad_value)
+
+
+def write_tiles(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array:
+    """As `bc_jax.sparse.blocks.combine`: frames without a border are a memory without a halo."""
+    memory, tiles = Frames(dense, Halo()), tiles.astype(dense.dtype)
+    how = _how(tiles, memory, blocks, Halo(), 0)
+    if lowering.exchanges_at_once(tiles, dense, how):
+        return _exchange_at_once(how, tiles, memory, blocks)[1].array
+    return combine(dense, tiles, blocks)
+
+
+def _how(tiles, memory: Memory, blocks: Blocks, halo: Halo, pad_value) -> lowering.Exchange:
     _, h, w, *rest = tiles.shape
-    how = lowering.Exchange(
+    return lowering.Exchange(
         grid_shape=blocks.grid_shape,
         tile=(h, w, math.prod(rest)),
         halo=tuple(halo),
@@ -185,9 +201,6 @@ def exchange_halo(
         frames=isinstance(memory, Frames),
         pad_value=pad_value,
     )
-    if lowering.exchanges_at_once(tiles, memory.array, how):
-        return _exchange_at_once(how, tiles, memory, blocks)
-    return exchange_plainly(tiles, memory, blocks, halo=halo, pad_value=pad_value)
 
 
 def exchange_plainly(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value: float = 0):
@@ -200,7 +213,7 @@ def exchange_plainly(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_v
 def _exchange_at_once(how: lowering.Exchange, tiles, memory: Memory, blocks: Blocks):
     k, h, w, *rest = tiles.shape
     flat = tiles.reshape(k, h, w, -1)
-    padded, array = lowering.exchange(flat, memory.array, blocks.index, how)
+    padded, array = lowering.exchange(flat, memory.array, blocks.index, blocks.slots, how)
     return padded.reshape(*padded.shape[:3], *rest), memory.replace(array=array)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.sparse import halo as halos
-from bc_jax.sparse.blocks import Blocks, combine, split
+from bc_jax.sparse.blocks import Blocks, split
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.program import Constant, Op, Program
 from bc_jax.sparse.rules import RESIZES, RULES, finish_resize
@@ -180,7 +180,7 @@ class Context:
             return jnp.zeros(shape.shape, shape.dtype)
         if x.key not in self._combined:
             kept = self.memory["dense"][x.key]
-            self.memory["dense"][x.key] = combine(kept, x.tiles, self.blocks)
+            self.memory["dense"][x.key] = halos.write_tiles(kept, x.tiles, self.blocks)
             self._combined[x.key] = self.memory["dense"][x.key]
         return self._combined[x.key]
 

@@ -11,8 +11,9 @@ from flax import struct
 
 from bc_jax.lowering import compiler_options
 from bc_jax.sparse.advice import warn_of_no_gain
-from bc_jax.sparse.blocks import Blocks, block_index, combine, executed_grid, split
+from bc_jax.sparse.blocks import Blocks, block_index, executed_grid, split
 from bc_jax.sparse.explain import Report, make_report
+from bc_jax.sparse.halo import write_tiles
 from bc_jax.sparse.interpreter import Context, Plan, Record, interpret, memory_for
 from bc_jax.sparse.prepare import prepare
 from bc_jax.sparse.program import Program, trace
@@ -155,7 +156,7 @@ class BlockCopy:
         capacity = total if capacity is None else check_capacity(capacity, total)
         blocks = Blocks(block_index(jnp.asarray(grid), capacity=capacity), traced.grid_shape)
         tiles = split(frames, blocks)
-        kept_frames = combine(state.frames, tiles, blocks)
+        kept_frames = write_tiles(state.frames, tiles, blocks)
         memory = {kind: dict(kept) for kind, kept in state.memory.items()}
         context = Context(blocks, traced.program, traced.plan, memory)
         image = Blocked(tiles, (0, 1, 2), key="frames", dense=kept_frames)
@@ -337,7 +338,7 @@ def _finish(context: Context, result, kept: jax.Array) -> jax.Array:
     if context.padded_shape(result) != context.shape(result):
         raise ValueError("an output is padded around the image; crop it in apply_fn")
     order = result.order
-    array = combine(jnp.transpose(kept, order), result.tiles, context.blocks)
+    array = write_tiles(jnp.transpose(kept, order), result.tiles, context.blocks)
     return jnp.transpose(array, inverse(order))
 
 
