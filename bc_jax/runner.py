@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bc_jax.forwarding import forwarding_jit
 from bc_jax.policy import PolicyConfig
 from bc_jax.sparse import BlockCopy, FrameState, Prepared, blockcopy, compiler_options
 from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, only_array
@@ -36,38 +37,26 @@ def capacities(total: int, steps: int) -> tuple[int, ...]:
 
 
 class CompiledSteps:
-    """The pieces of `Steps`, compiled; a program copies what it returns, so these return less."""
+    """The pieces of `Steps`, compiled; what they return as it came is not copied."""
 
     def __init__(self, steps: Steps):
         """Nothing is compiled before it is called."""
 
         def decide(*args, **options):
             state, decision = steps.decide(*args, **options)
-            return state.replace(frame_state=None, policy=None), decision
+            return state.replace(frame_state=None), decision
 
-        options = {"compiler_options": compiler_options()}
-        self.init = jax.jit(steps.init, **options)
-        self._decide = jax.jit(decide, static_argnames="learns", **options)
-        self.choose = jax.jit(steps.choose, static_argnames="capacity", **options)
-        self._settle = jax.jit(steps.settle, static_argnames="capacity", **options)
-        self.learn = jax.jit(steps.learn, donate_argnums=0, **options)
-
-    def decide(self, state: RunnerState, frames, reset, **options):
-        """`Steps.decide`; the state that is returned is without the network's memory."""
-        after, decision = self._decide(state, frames, reset, **options)
-        return after.replace(policy=state.policy), decision
+        # The network's memory is updated in place while what came of a frame is still looked at.
+        forwarding = {"copied": FrameState, "compiler_options": compiler_options()}
+        self.init = jax.jit(steps.init, compiler_options=compiler_options())
+        self.decide = forwarding_jit(decide, static=("learns",), **forwarding)
+        self.choose = forwarding_jit(steps.choose, static=("capacity",), **forwarding)
+        self._settle = forwarding_jit(steps.settle, static=("capacity",), **forwarding)
+        self.learn = forwarding_jit(steps.learn, **forwarding)
 
     def settle(self, state: RunnerState, decision: Decision, memory: FrameState, *, capacity: int):
         """`Steps.settle` of what `decide` returned, and the next state with its memory."""
-        policy = state.policy
-        if policy is not None:  # what only learning changes
-            learnt = {
-                name: getattr(policy, name) for name in ("params", "batch_stats", "opt_state")
-            }
-            state = state.replace(policy=policy.replace(**dict.fromkeys(learnt)))
         state, outcome = self._settle(state, decision, memory, capacity=capacity)
-        if policy is not None:
-            state = state.replace(policy=state.policy.replace(**learnt))
         return state.replace(frame_state=memory), outcome
 
 

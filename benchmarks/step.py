@@ -168,7 +168,7 @@ def _policy_calls(steps: Steps, loaded: Loaded, grids: dict[float, list[jax.Arra
     state = state.replace(missing=jnp.zeros_like(state.missing))
     reset = np.zeros(len(first), bool)
     after, decision = pieces.decide(state, first, reset, learns=True)
-    policy = jax.tree.map(jnp.copy, state.policy)
+    policy = state.policy
     frames = itertools.cycle(loaded.frames)
 
     def look(*, learns):
