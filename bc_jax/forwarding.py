@@ -39,14 +39,9 @@ def forwarding_jit(
     """
 
     def leaves(arguments, names) -> list:
-        """The arguments' arrays; None for those that are copied."""
+        """The arguments' arrays; what is copied is one leaf, which no result is."""
         given = {name: value for name, value in names.items() if name not in static}
-        tree = jax.tree.map(
-            lambda x: jax.tree.map(lambda _: None, x) if isinstance(x, copied) else x,
-            (arguments, given),
-            is_leaf=lambda x: isinstance(x, copied),
-        )
-        return jax.tree.leaves(tree)
+        return jax.tree.leaves((arguments, given), is_leaf=lambda x: isinstance(x, copied))
 
     @functools.partial(jax.jit, static_argnames=static, **options)
     def less(*arguments, **names):
