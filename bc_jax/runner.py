@@ -16,6 +16,7 @@ import numpy as np
 from bc_jax.forwarding import forwarding_jit
 from bc_jax.policy import PolicyConfig
 from bc_jax.sparse import BlockCopy, FrameState, Prepared, blockcopy, compiler_options
+from bc_jax.sparse.transform import check_capacity
 from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, only_array
 
 __all__ = [
@@ -53,6 +54,12 @@ class CompiledSteps:
         self.choose = forwarding_jit(steps.choose, static=("capacity",), **forwarding)
         self._settle = forwarding_jit(steps.settle, static=("capacity",), **forwarding)
         self.learn = forwarding_jit(steps.learn, **forwarding)
+        self.frame = jax.jit(
+            steps.frame,
+            static_argnames=("capacity", "learns"),
+            donate_argnums=1,
+            compiler_options=compiler_options(),
+        )
 
     def settle(self, state: RunnerState, decision: Decision, memory: FrameState, *, capacity: int):
         """`Steps.settle` of what `decide` returned, and the next state with its memory."""
@@ -77,6 +84,7 @@ class Runner:
         train_interval: int = 3,
         learning: bool = True,
         capacity_steps: int = 16,
+        capacity: int | None = None,
         logits: Callable[[Any], jax.Array] | None = None,
         seed: int = 0,
         timed: bool = True,
@@ -95,6 +103,10 @@ class Runner:
             train_interval: the policy learns at every so many frames.
             learning: False only applies what was learnt.
             capacity_steps: programs are compiled for so many sizes, each when first needed.
+            capacity: blocks to execute in every frame, over all streams, but for those in which a
+                stream begins: then a frame is one program, of a cost that is always the same, and
+                nothing is read back. What the policy leaves of it goes to its next choices, and
+                what it wants beyond waits. None executes what the policy wants.
             logits: from the network's outputs to logits [N, h, w, classes], where the network
                 returns something else.
             seed: of the policy's parameters and sampling.
@@ -116,6 +128,7 @@ class Runner:
         self.compiled: tuple[str, ...] = ()  # what the last frame was the first to need
         self._key = jax.random.key(seed)
         self._capacity_steps = capacity_steps
+        self._capacity = capacity
         self._wait = jax.block_until_ready if timed else lambda results: results
         self._on_compile = on_compile or (lambda what: None)
         self._known: set[str] = set()
@@ -156,6 +169,8 @@ class Runner:
         frames = jnp.asarray(frames)
         frames = frames[None] if frames.ndim == 3 else frames
         total = int(np.prod(self.steps.sparse.grid_shape(frames)))
+        if self._capacity is not None:
+            check_capacity(self._capacity, total)
         self.compiled = ()
         if self.state is None:
             self._notice("state")
@@ -173,11 +188,33 @@ class Runner:
         count = None if count is None else np.int32(count)
         frame = 1 + (int(self.state.frame) if self._frames is None else self._frames)
         learns = self.learning and frame % self.steps.train_interval == 0
+        run = self._run_in_parts if self._capacity is None else self._run_at_once
+        outputs = run(frames, reset, learns, total, {"dense": dense, "count": count})
+        self._frames = frame
+        return outputs
+
+    def _run_at_once(self, frames, reset, learns: bool, total: int, options: dict):
+        """One program, with room for all where a stream begins, else for the capacity."""
+        unknown = self._frames is None  # a state from elsewhere
+        begins = reset.any() or (unknown and bool(self.state.missing.any()))
+        capacity = total if begins else self._capacity
+        self._notice(f"frame of {capacity} blocks{' that is learnt from' if learns else ''}")
+        clock = time.perf_counter()
+        self.times = {"policy": 0.0, "learning": 0.0}
+        results = self._pieces.frame(
+            self._prepared, self.state, frames, reset, capacity=capacity, learns=learns, **options
+        )
+        self._state, self.decision, self.outcome, metrics = results
+        self.metrics = metrics or self.metrics
+        self._wait(results)
+        self._lap("network", clock)
+        return self._state.frame_state.outputs
+
+    def _run_in_parts(self, frames, reset, learns: bool, total: int, options: dict):
+        """Look, read the count of blocks back, and run the smallest program that holds them."""
         self._notice("policy that learns" if learns else "policy")
         clock = time.perf_counter()
-        after, decision = self._pieces.decide(
-            self.state, frames, reset, dense=dense, count=count, learns=learns
-        )
+        after, decision = self._pieces.decide(self.state, frames, reset, learns=learns, **options)
         self.decision = decision.replace(looked=None)
         wanted = int(decision.count)  # the one number that is read back
         sizes = capacities(total, self._capacity_steps)
@@ -194,7 +231,6 @@ class Runner:
         self._state, self.outcome = self._pieces.settle(
             after, self.decision, memory, capacity=capacity
         )
-        self._frames = frame
         self._wait(self.outcome)
         self.times["policy"] += time.perf_counter() - clock
         self.times["learning"] = 0.0

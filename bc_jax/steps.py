@@ -334,6 +334,40 @@ class Steps:
             policy=jax.lax.cond(due, learnt, lambda kept: kept, state.policy)
         ), outcome
 
+    def frame(
+        self,
+        params,
+        state: RunnerState,
+        frames,
+        reset=None,
+        *,
+        capacity: int,
+        learns: bool = False,
+        **options,
+    ):
+        """Decide, execute and, where it is said, learn: as `step`, for a loop in Python.
+
+        Args:
+            params: the network's, or what `BlockCopy.prepare` made of them.
+            state: of the frame before.
+            frames: [N, H, W, 3].
+            reset: bool [N], True where a stream begins anew with this frame.
+            capacity: K, static. Of more blocks those run that are required, then the likeliest.
+            learns: whether the policy learns from this frame, static.
+            **options: of `decide`.
+
+        Returns:
+            The next state, the Decision without what was looked at, the Outcome, and the metrics of
+            learning, an empty dict where nothing is learnt.
+        """
+        state, decision = self.decide(state, frames, reset, learns=learns, **options)
+        state, outcome = self.execute(params, state, decision, frames, capacity=capacity)
+        metrics = {}
+        if learns:
+            learnt, metrics = self.learn(state.policy, decision, outcome)
+            state = state.replace(policy=learnt)
+        return state, decision.replace(observation=None, looked=None), outcome, metrics
+
     def _gain(self, before: jax.Array, after: jax.Array, grid: jax.Array, capacity: int):
         """What each executed block gained, and 0 for the others: float32 [N, Gh, Gw]."""
         blocks = Blocks(block_index(grid, capacity=capacity), grid.shape)

@@ -39,6 +39,7 @@ COLUMNS = {
     "step ms": "{step_ms:.1f}",
     "speed-up": "{speedup:.2f}",
     "in a row": "{row_step_ms:.2f} of {row_dense_ms:.2f} ms, {row_speedup:.2f}",
+    "one program": "{one_program_ms:.2f} ms, {one_program_speedup:.2f}",
     **{f"{part} ms": f"{{{part}_ms:.1f}} ({{shares[{part}]:.0%}})" for part in PARTS},
 }
 
@@ -57,6 +58,7 @@ def measure(
 
     Each part is waited for. Then frames are timed as a video gives them, so many in a row, and of
     them only the count of blocks is waited for: what a GPU and its host do at once shows in these.
+    So are, for the first target, frames in one program each, in which nothing is read back.
 
     Args:
         case: the network.
@@ -78,10 +80,11 @@ def measure(
     calls = dense | {
         f"{target} network": loaded.sparse_call(drawn) for target, drawn in grids.items()
     }
-    shares = {}
+    shares, compiled = {}, {}
     for name in policies:
         steps = Steps(loaded.sparse, POLICIES[name](target=targets[0]), targets[0], train_interval)
-        parts, shares[name] = _policy_calls(steps, loaded, grids)
+        compiled[name] = CompiledSteps(steps)
+        parts, shares[name] = _policy_calls(steps, compiled[name], loaded, grids)
         calls |= {f"{name} {part}": call for part, call in parts.items()}
     # Programs that are not compiled yet are compiled in the first round, which does not count.
     timings = alternate(calls, repeats=repeats, warm_up=max(1, warm_up))
@@ -90,6 +93,11 @@ def measure(
         (target, name): _frame(calls, name, target, train_interval)
         for target, name in itertools.product(targets, policies)
     }
+    at_once = {
+        name: _at_once(pieces, loaded, case.executed(targets[0]), train_interval)
+        for name, pieces in compiled.items()
+    }
+    whole |= {("at once", name): call for name, call in at_once.items()}
     in_rows = alternate(dense | whole, repeats=repeats, warm_up=warm_up, in_a_row=in_a_row)
     best_in_a_row = in_rows[fastest(in_rows, dense)]
     rows = []
@@ -111,6 +119,11 @@ def measure(
             | best_in_a_row.milliseconds("row_dense")
             | in_rows[target, name].milliseconds("row_step")
             | {"row_speedup": best_in_a_row.median / in_rows[target, name].median}
+            | (
+                _one_program(best_in_a_row, in_rows["at once", name])
+                if target == targets[0]
+                else {}
+            )
             | _sums(
                 {part: timings[call].median for part, call in called.items()}
                 | {"learning": _learning(timings, name)},
@@ -135,6 +148,13 @@ def _frame(calls: dict[str, Callable], name: str, target: float, train_interval:
     return frame
 
 
+def _one_program(dense: Timing, timing: Timing) -> dict:
+    """The fields of a row that are of frames of a fixed number of blocks, a program each."""
+    return timing.milliseconds("one_program") | {
+        "one_program_speedup": dense.median / timing.median
+    }
+
+
 def _learning(timings: dict[str, Timing], name: str) -> float:
     """Seconds of an update: its own, and what looking takes longer where it is learnt from."""
     look = {what: timings[f"{name} {what}"].median for what in ("policy", "policy that learns")}
@@ -156,12 +176,32 @@ def _sums(parts: dict[str, float], *, dense: float, train_interval: int, fractio
     }
 
 
-def _policy_calls(steps: Steps, loaded: Loaded, grids: dict[float, list[jax.Array]]):
+def _at_once(pieces: CompiledSteps, loaded: Loaded, capacity: int, train_interval: int) -> Callable:
+    """A call that does a whole frame in one program, as `Runner` does for a fixed capacity."""
+    state = pieces.init(jax.random.key(0), loaded.params, loaded.frames[0])
+    state = state.replace(missing=jnp.zeros_like(state.missing))
+    prepared = jax.jit(loaded.sparse.prepare)(loaded.params, loaded.frames[0])
+    reset = np.zeros(len(loaded.frames[0]), bool)
+    frames, number = itertools.cycle(loaded.frames), itertools.count(1)
+
+    def call():
+        nonlocal state
+        learns = next(number) % train_interval == 0
+        state, *results = pieces.frame(
+            prepared, state, next(frames), reset, capacity=capacity, learns=learns
+        )
+        return state.frame_state.outputs, results
+
+    return call
+
+
+def _policy_calls(
+    steps: Steps, pieces: CompiledSteps, loaded: Loaded, grids: dict[float, list[jax.Array]]
+):
     """What `Runner` does beside the network, as calls to be timed; the policy's share of MACs.
 
     Bookkeeping is one call for each of the targets, whose grids are given.
     """
-    pieces = CompiledSteps(steps)
     params, first = loaded.params, loaded.frames[0]
     state = pieces.init(jax.random.key(0), params, first)
     # As after the first frame, when no block is missing any more.

@@ -200,6 +200,8 @@ def test_the_step_adds_up(tiny):
     assert row["policy_macs_share"] > 0
     assert row["in_a_row"] == 4
     assert row["row_speedup"] == pytest.approx(row["row_dense_ms"] / row["row_step_ms"])
+    ratio = row["row_dense_ms"] / row["one_program_ms"]
+    assert row["one_program_speedup"] == pytest.approx(ratio) and "one_program_ms" not in more
     json.dumps(row)
     heading = bench.table([row], step.COLUMNS).splitlines()[0]
     assert heading.split("  ")[0] == "network" and "learning ms" in heading

@@ -219,6 +219,41 @@ def test_a_state_that_is_put_back_says_when_to_learn():
     assert learnt == [False, False, True, False, False, True, False]
 
 
+@pytest.mark.parametrize("policy", [POLICY, "random"], ids=["learned", "random"])
+def test_a_fixed_capacity_does_what_the_parts_do(policy):
+    """Where it has room for all, in each frame: blocks, outputs, gain and what is learnt."""
+    options = {"policy": policy, "train_interval": 2}
+    parts, at_once = runner(capacity_steps=1, **options), runner(capacity=6, **options)
+    for frame in video(5):
+        np.testing.assert_allclose(parts(frame), at_once(frame), rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(parts.outcome.grid, at_once.outcome.grid)
+    for one, other in zip(*map(jax.tree.leaves, (parts.state, at_once.state)), strict=True):
+        if not jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert parts.metrics.keys() == at_once.metrics.keys()
+
+
+def test_a_fixed_capacity_is_kept_but_where_a_stream_begins():
+    run = runner(capacity=2, train_interval=2)
+    frames = video(6)
+    for number, frame in enumerate(frames):
+        run(frame, np.array([number == 3]))
+        assert int(run.outcome.grid.sum()) == (6 if number in (0, 3) else 2)
+    kept = jax.tree.map(jnp.copy, run.state)
+    other = runner(capacity=2, train_interval=2)
+    other.state = kept
+    expected = np.asarray(run(frames[0]))
+    np.testing.assert_array_equal(np.asarray(other(frames[0])), expected)
+    assert int(other.outcome.grid.sum()) == 2
+    assert set(run.times) == {"policy", "network", "learning"}
+
+
+def test_a_capacity_that_cannot_be_is_refused():
+    for capacity in (0, 7, 2.5):
+        with pytest.raises(ValueError, match="capacity must be"):
+            runner(capacity=capacity)(video(1)[0])
+
+
 def test_learning_can_be_switched_off():
     run = runner(learning=False)
     for frames in video(6):
