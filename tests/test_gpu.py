@@ -157,3 +157,17 @@ def test_the_runner_runs_five_frames_and_learns(policy):
     ]
     assert max(moved) > 0 and np.isfinite(moved).all()
     assert all(np.isfinite(value).all() for value in runner.metrics.values())
+
+
+def test_a_runner_of_a_fixed_capacity_runs_a_frame_as_one_program():
+    apply_fn, params = model_network("espnet_cityscapes")
+    policy = PolicyConfig.light(target=0.5)
+    runner = Runner(
+        apply_fn, params, block_size=BLOCK, policy=policy, train_interval=2, capacity=8, timed=False
+    )
+    counts = []
+    for seed in range(4):
+        assert jnp.isfinite(runner(frames_of(seed))).all()
+        counts.append(int(runner.outcome.grid.sum()))
+    assert counts == [32, 8, 8, 8]
+    assert all(np.isfinite(value).all() for value in runner.metrics.values())
