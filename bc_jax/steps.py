@@ -11,83 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from bc_jax import policy as policies
 from bc_jax.policy import Observation, PolicyConfig, PolicyState
 from bc_jax.policy.baselines import NAMES as BASELINES
 from bc_jax.policy.inputs import resize_nearest
+from bc_jax.runner_state import Decision, Outcome, RunnerState
 from bc_jax.sparse import BlockCopy, Blocks, FrameState, block_index, split
-
-
-@struct.dataclass
-class RunnerState:
-    """All that carries over from frame to frame, N streams of Gh x Gw blocks.
-
-    Attributes:
-        frame_state: the block-sparse network's memory.
-        policy: what the policy has learnt; None for a policy that does not learn.
-        seen: logits after the last frame, at the resolution where gain is measured; for the oracle,
-            what the dense network said of each block when it was last executed.
-        age: int32 [N, Gh, Gw], frames since each block was executed.
-        running_gain: float32 [N, Gh, Gw], what each block gained when it was executed.
-        missing: bool [N, Gh, Gw], blocks not executed since their stream began: they come first.
-        key: for sampling.
-        carry: f32 [], blocks that rounding to whole ones has left over (baselines).
-        frame: int32 [], frames so far.
-        skipped_frames: int32 [N], frames left out since a pixel was not finite.
-    """
-
-    frame_state: FrameState
-    policy: PolicyState | None
-    seen: jax.Array
-    age: jax.Array
-    running_gain: jax.Array
-    missing: jax.Array
-    key: jax.Array
-    carry: jax.Array
-    frame: jax.Array
-    skipped_frames: jax.Array
-
-
-@struct.dataclass
-class Decision:
-    """What the policy wants of one frame, before capacity.
-
-    Attributes:
-        observation: what it saw.
-        scores: float32 [N, Gh, Gw], logits; the higher, the sooner spare room goes to a block.
-        sampled: bool [N, Gh, Gw], the actions drawn.
-        required: bool [N, Gh, Gw], blocks to execute whatever the policy says.
-        allowed: bool [N, 1, 1], False for a stream whose frame is left out.
-        counts: bool [N], streams that the policy learns from in this frame.
-        count: int32 [], blocks wanted over all streams.
-        looked: what to learn from, where `decide` was told that this frame is learnt from.
-    """
-
-    observation: Observation
-    scores: jax.Array
-    sampled: jax.Array
-    required: jax.Array
-    allowed: jax.Array
-    counts: jax.Array
-    count: jax.Array
-    looked: policies.Look | None = None
-
-
-@struct.dataclass
-class Outcome:
-    """What became of a decision.
-
-    Attributes:
-        grid: bool [N, Gh, Gw], the blocks executed.
-        seen: logits after the frame, as `RunnerState.seen`.
-        gain: float32 [N, Gh, Gw], information gained per block.
-    """
-
-    grid: jax.Array
-    seen: jax.Array
-    gain: jax.Array
 
 
 def only_array(outputs) -> jax.Array:
