@@ -22,8 +22,16 @@ import numpy as np
 from bc_jax.bench import random_grids
 from bc_jax.lowering import Convolution, convolve, convolve_taps
 from bc_jax.programs import compile_program
-from bc_jax.sparse import Blocks, Halo, Row, block_index, combine, compiler_options, split
-from bc_jax.sparse.halo import Frames, Memory, memory_shape, read_halo, read_shifted, store
+from bc_jax.sparse import Blocks, Halo, Row, block_index, compiler_options, exchange_halo, split
+from bc_jax.sparse.halo import (
+    Frames,
+    Memory,
+    memory_shape,
+    read_halo,
+    read_shifted,
+    store,
+    write_tiles,
+)
 from bc_jax.sparse.interpreter import nbytes
 from bc_jax.sparse.prepare import prepare
 from bc_jax.sparse.program import Op, trace
@@ -325,8 +333,11 @@ def _exchange(reads: _Reads, blocks: Blocks):
     tiles = _random((blocks.capacity, *reads.tile), jax.tree.leaves(memory)[0].dtype)
 
     def exchange(tiles, memory, blocks):
-        memory = store(memory, tiles, blocks)
-        return [read_halo(tiles, memory, blocks, halo=halo) for halo in reads.halos], memory
+        if not reads.halos:
+            return [], store(memory, tiles, blocks)
+        first, *others = reads.halos
+        padded, memory = exchange_halo(tiles, memory, blocks, halo=first)
+        return [padded, *(read_halo(tiles, memory, blocks, halo=h) for h in others)], memory
 
     jitted = jax.jit(exchange, donate_argnums=1, compiler_options=compiler_options())
     run = compile_program(jitted, tiles, memory, blocks).run
@@ -358,7 +369,7 @@ def _copies(loaded: Loaded, blocks: Blocks) -> list[Part]:
 def _combine(shape, blocks: Blocks) -> Callable:
     dense = jnp.zeros(shape.shape, shape.dtype)
     tiles = split(dense, blocks)
-    jitted = jax.jit(combine, donate_argnums=0, compiler_options=compiler_options())
+    jitted = jax.jit(write_tiles, donate_argnums=0, compiler_options=compiler_options())
     run = compile_program(jitted, dense, tiles, blocks).run
 
     def call():

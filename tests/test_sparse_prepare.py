@@ -127,6 +127,30 @@ def test_what_is_spread_over_space_is_not_kept():
     assert all(divided.once.avals[x].size <= 4096 for x in divided.once.outputs)
 
 
+def test_a_frame_of_one_pixel_is_no_parameter():
+    pixel = FRAMES[:1, :1, :1]
+
+    def network(params, frames):
+        return convolve(frames, params["kernel"][..., :3]) * frames
+
+    check(network, {"kernel": kernel()}, pixel)
+
+
+def test_what_is_printed_is_printed(capfd):
+    def network(params, frames):
+        jax.debug.print("the mean is {mean}", mean=frames.mean())
+        jax.debug.print("the scale is {scale}", scale=params["scale"].sum())
+        return frames * params["scale"]
+
+    run = blockcopy(network, 16)
+    params = {"scale": vector(0, 3)}
+    grid = jnp.ones(run.grid_shape(FRAMES), bool)
+    jax.jit(run)(params, run.init(params, FRAMES), FRAMES, grid)
+    jax.effects_barrier()
+    printed = capfd.readouterr().out
+    assert "the mean is" in printed and "the scale is" in printed
+
+
 def test_results_that_need_no_frame_are_returned():
     check(lambda p, f: (f + 1, p["scale"] * 2, jnp.float32(3)), {"scale": vector(0)})
 

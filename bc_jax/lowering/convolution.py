@@ -66,21 +66,23 @@ def kernel_order(axes: Sequence[int]) -> tuple[int, ...]:
 
 def convolve(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     """Convolve tiles that carry their halo: [K, hp, wp, C] with [kh, kw, C/groups, D]."""
-    fits = convolve_plainly
-    if jnp.issubdtype(tiles.dtype, jnp.floating):
-        fits = convolve_on_cpu if backend.on_cpu() else fits
-        fits = convolve_on_gpu if backend.on_gpu() else fits
-    return fits(tiles, kernel, how)
+    floating = jnp.issubdtype(tiles.dtype, jnp.floating)
+    if floating and backend.on_cpu():
+        return convolve_on_cpu(tiles, kernel, how)
+    if floating and backend.on_gpu():
+        return convolve_on_gpu(tiles, kernel, how)
+    return convolve_plainly(tiles, kernel, how)
 
 
 def convolve_plainly(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     """One convolution; where the kernel is a single pixel, one product."""
-    product = kernel.shape[:2] == how.lhs_dilation == _NONE and how.groups == 1
-    # XLA's GPU backend has one kernel for a convolution with strides and two for a product with
-    # them, and of JAX 0.11 aborts where it fuses the two after a reshape.
-    if product and not _pads(how.padding) and (how.strides == _NONE or not backend.on_gpu()):
+    if kernel.shape[:2] == how.lhs_dilation == _NONE and how.groups == 1 and not _pads(how.padding):
         tiles = tiles[:, :: how.strides[0], :: how.strides[1]]
         return multiply(tiles, kernel[0, 0], how.precision, how.preferred)
+    return _convolve(tiles, kernel, how)
+
+
+def _convolve(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     return jax.lax.conv_general_dilated(
         tiles,
         kernel,
@@ -122,7 +124,10 @@ def convolve_on_gpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> ja
     wide = all(size > step for size, step in zip(kernel.shape, how.strides, strict=False))
     if alone and how.strides != _NONE and wide and deep <= _DEPTH:
         return _by_depth(tiles, kernel, how)
-    return convolve_plainly(tiles, kernel, how)
+    # XLA's GPU backend has one kernel for a convolution with strides and two for a product with
+    # them, and aborts where it fuses the two after a reshape (JAX 0.10 and 0.11).
+    fits = convolve_plainly if how.strides == _NONE else _convolve
+    return fits(tiles, kernel, how)
 
 
 def _by_depth(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:

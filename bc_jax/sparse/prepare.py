@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bc_jax import lowering
 from bc_jax.sparse.program import Constant, Op, Program, append
@@ -40,7 +39,8 @@ class _Affine(NamedTuple):
 
     Attributes:
         ops: the operations.
-        steps: (name, whether the results are its first operand, the other operand).
+        steps: those that compute, as (name, whether the results are its first operand, the other
+            operand); the rest change the type.
     """
 
     ops: list[Op]
@@ -50,19 +50,17 @@ class _Affine(NamedTuple):
 def prepare(program: Program) -> Divided:
     """Divide a program of parameters and, as its last argument, frames."""
     *params, frames = program.inputs
-    of_frames, avals = _reached({frames}, program.ops), dict(program.avals)
-    varying = {frames}.union(*(op.outputs for op in of_frames))
-    fixed = [op for op in program.ops if op not in of_frames]
-    ready = [op for op in program.ops if _has_fixed_kernel(op, of_frames, varying)]
-    affine = {op: chain for op in ready if (chain := _affine(op, program, of_frames))}
-    gone = {op for chain in affine.values() for op in chain.ops}
+    varying, avals = _reached({frames}, program.ops), dict(program.avals)
+    fixed = [op for op in program.ops if not _reads(op, varying)]
     fresh = itertools.count(1 + max(avals))
-    each_frame = []
+    each_frame, gone = [], set()
     for op in program.ops:
-        if op not in of_frames or op in gone:
+        if not _reads(op, varying) or op in gone:
             continue
-        if op in ready:
-            each_frame += _with_kernel_ready(op, affine.get(op), fixed, avals, fresh)
+        if op.name == "conv_general_dilated" and op.inputs[1] not in varying:
+            affine = _affine(op, program, varying)
+            gone.update(affine.ops)
+            each_frame += _with_kernel_ready(op, affine, fixed, avals, fresh)
         else:
             each_frame.append(op)
     hoisted = _hoisted(fixed, _reached(set(params), fixed))
@@ -71,93 +69,90 @@ def prepare(program: Program) -> Divided:
     made = {number for op in each_frame for number in op.outputs} | {frames}
     read = [x for op in each_frame for x in op.inputs] + list(program.outputs)
     handed = tuple(dict.fromkeys(x for x in read if isinstance(x, int) and x not in made))
-    once = _needed(fixed, handed)
+    once = _needed([op for op in fixed if op.outputs], handed)
     return Divided(
         Program(tuple(once), tuple(params), handed, avals),
         Program(tuple(each_frame), (*handed, frames), program.outputs, avals, program.out_tree),
     )
 
 
-def _reached(values: set[int], ops) -> set[Op]:
-    """The operations that depend on any of the values."""
-    values, found = set(values), set()
+def _reads(op: Op, values: set[int]) -> bool:
+    return any(isinstance(x, int) and x in values for x in op.inputs)
+
+
+def _reached(values: set[int], ops) -> set[int]:
+    """The values, and those that depend on any of them."""
+    values = set(values)
     for op in ops:
-        if any(isinstance(x, int) and x in values for x in op.inputs):
-            found.add(op)
-            values |= set(op.outputs)
-    return found
+        if _reads(op, values):
+            values.update(op.outputs)
+    return values
 
 
 def _needed(ops: list[Op], outputs) -> list[Op]:
-    """Those of the operations that the outputs depend on."""
+    """Those of the operations that the outputs depend on, or that are there for what they do."""
     values, found = {x for x in outputs if isinstance(x, int)}, []
     for op in reversed(ops):
-        if values & set(op.outputs):
+        if values & set(op.outputs) or not op.outputs:
             found.append(op)
             values |= {x for x in op.inputs if isinstance(x, int)}
     return found[::-1]
 
 
-def _hoisted(fixed: list[Op], of_params: set[Op]) -> set[Op]:
+def _hoisted(fixed: list[Op], of_params: set[int]) -> set[Op]:
     """The operations that are done once: those of parameters that do not spread them over space.
 
-    What depends on nothing is for the program of each frame, where it is known while tracing.
+    What depends on nothing is for the program of each frame, where it is known while tracing; so is
+    what has no results, and prints, say.
     """
     left, hoisted = set(), set()
     for op in fixed:
-        large = max([_SMALL, *map(math.prod, op.in_shapes)])
-        spreads = any(math.prod(aval.shape) > large for aval in op.out_avals)
-        if op not in of_params:
+        if not _reads(op, of_params) or not op.outputs:
             continue
-        if spreads or any(isinstance(x, int) and x in left for x in op.inputs):
-            left |= set(op.outputs)
+        large = max([_SMALL, *map(math.prod, op.in_shapes)])
+        if _reads(op, left) or any(math.prod(aval.shape) > large for aval in op.out_avals):
+            left.update(op.outputs)
         else:
             hoisted.add(op)
     return hoisted
 
 
-def _has_fixed_kernel(op: Op, of_frames: set[Op], varying: set[int]) -> bool:
-    convolves = op.name == "conv_general_dilated" and op in of_frames
-    return convolves and op.inputs[1] not in varying
-
-
-def _affine(convolution: Op, program: Program, of_frames: set[Op]) -> _Affine | None:
-    """What scales a convolution's results and can become part of its kernel, if anything does."""
+def _affine(convolution: Op, program: Program, varying: set[int]) -> _Affine:
+    """What scales a convolution's results and can become part of its kernel; empty for nothing."""
     ops, steps, value = [], [], convolution.outputs[0]
     while len(readers := program.readers[value]) == 1 and value not in program.outputs:
-        step = _step(readers[0], value, convolution, program, of_frames)
-        if step is None:
+        (op,) = readers
+        step = _step(op, value, convolution, program, varying)
+        if step is not None:
+            steps.append(step)
+        elif op.name != _CONVERT or not jnp.issubdtype(op.out_avals[0].dtype, jnp.floating):
             break
-        ops.append(readers[0])
-        steps.append(step)
-        value = ops[-1].outputs[0]
+        ops.append(op)
+        value = op.outputs[0]
     scales = any(name in ("mul", "div") for name, *_ in steps)
-    return _Affine(ops, steps) if scales else None
+    return _Affine(ops, steps) if scales else _Affine([], [])
 
 
-def _step(op: Op, value: int, convolution: Op, program: Program, of_frames: set[Op]):
+def _step(op: Op, value: int, convolution: Op, program: Program, varying: set[int]):
     """An operation as a step of `_Affine`; None where it is not one."""
-    dtype = op.out_avals[0].dtype
-    if op.name == _CONVERT:
-        return (op.name, True, Constant(None)) if jnp.issubdtype(dtype, jnp.floating) else None
     if op.name not in ("add", "sub", "mul", "div"):
         return None
     first = op.inputs[0] == value
     if op.inputs[0] == op.inputs[1] or (op.name == "div" and not first):
         return None
-    vector = _per_channel(op, int(first), convolution, program, of_frames)
+    vector = _per_channel(op, int(first), convolution, program, varying)
     return None if vector is None else (op.name, first, vector)
 
 
-def _per_channel(op: Op, at: int, convolution: Op, program: Program, of_frames: set[Op]):
+def _per_channel(op: Op, at: int, convolution: Op, program: Program, varying: set[int]):
     """What an operand repeats over all but a convolution's channels; None where it does not."""
     value, shape = op.inputs[at], op.in_shapes[at]
     channel = convolution.params["dimension_numbers"].out_spec[1]
     places = range(len(shape))
     if isinstance(value, int):
-        made = program.producers.get(value)
-        if made in of_frames:
+        if value in varying:
             return None
+        made = program.producers.get(value)
         if made is not None and made.name == "broadcast_in_dim":
             value, shape = made.inputs[0], made.in_shapes[0]
             places = made.params["broadcast_dimensions"]
@@ -166,7 +161,7 @@ def _per_channel(op: Op, at: int, convolution: Op, program: Program, of_frames: 
 
 
 def _with_kernel_ready(
-    op: Op, affine: _Affine | None, fixed: list[Op], avals: dict, fresh: Iterator[int]
+    op: Op, affine: _Affine, fixed: list[Op], avals: dict, fresh: Iterator[int]
 ) -> list[Op]:
     """A convolution whose kernel is scaled and laid out beforehand, which is added to `fixed`.
 
@@ -174,25 +169,20 @@ def _with_kernel_ready(
         The convolution, and what adds to its results in the place of the operations after it.
     """
     numbers = op.params["dimension_numbers"]
-    steps = affine.steps if affine else []
     features = numbers.rhs_spec[0]
     order = lowering.kernel_order(numbers.rhs_spec)
-    last = affine.ops[-1] if affine else op
-    (result,) = last.out_avals
-    dtype, channel = result.dtype, numbers.out_spec[1]
-    shape = [-1 if axis == channel else 1 for axis in range(len(result.shape))]
-    if not steps and order == tuple(range(len(order))):
+    if not affine.ops and order == tuple(range(len(order))):
         return [op]
+    last = affine.ops[-1] if affine.ops else op
+    (result,) = last.out_avals
+    shape = [-1 if axis == numbers.out_spec[1] else 1 for axis in range(len(result.shape))]
 
     def ready(kernel, *vectors):
-        scaled, shift = _fold(kernel, features, steps, vectors)
-        return jnp.transpose(scaled, order), shift.astype(dtype).reshape(shape)
+        scaled, shift = _fold(kernel, features, affine.steps, vectors)
+        return jnp.transpose(scaled, order), shift.astype(result.dtype).reshape(shape)
 
-    operands = [op.inputs[1], *(vector for name, _, vector in steps if name != _CONVERT)]
-    kernel, shift = append(
-        ready, operands, [_aval(x, avals) for x in operands], fixed, fresh, op.layer
-    )
-    _note(fixed, avals)
+    operands = [op.inputs[1], *(vector for *_, vector in affine.steps)]
+    kernel, shift = append(ready, operands, avals, fixed, fresh, op.layer)
     spec = tuple(order.index(axis) for axis in numbers.rhs_spec)
     convolution = dataclasses.replace(
         op,
@@ -200,29 +190,25 @@ def _with_kernel_ready(
         in_shapes=(op.in_shapes[0], tuple(avals[kernel].shape)),
         params=op.params | {"dimension_numbers": numbers._replace(rhs_spec=spec)},
     )
-    if not affine:
+    if not affine.ops:
         return [convolution]
 
     def add(results, shift):
-        return [results.astype(dtype) + shift]
+        return [results.astype(result.dtype) + shift]
 
     added: list[Op] = []
-    operands = [convolution.outputs[0], shift]
-    append(add, operands, [avals[x] for x in operands], added, fresh, last.layer)
+    append(add, [convolution.outputs[0], shift], avals, added, fresh, last.layer)
     # Those that read the last of the former operations read this.
     added[-1] = dataclasses.replace(added[-1], outputs=last.outputs)
-    _note(added, avals)
     return [convolution, *added]
 
 
 def _fold(kernel, features: int, steps, vectors) -> tuple[jax.Array, jax.Array]:
     """A kernel, its axis of features given, and what to add, in the place of the steps."""
-    wide, vectors = jnp.promote_types(kernel.dtype, jnp.float32), iter(vectors)
+    wide = jnp.promote_types(kernel.dtype, jnp.float32)
     scale, shift = jnp.ones((), wide), jnp.zeros(kernel.shape[features], wide)
-    for name, first, _ in steps:
-        if name == _CONVERT:
-            continue
-        vector = next(vectors).astype(wide).reshape(-1)
+    for (name, first, _), vector in zip(steps, vectors, strict=True):
+        vector = vector.astype(wide).reshape(-1)
         if name in ("mul", "div"):
             times = vector if name == "mul" else 1 / vector
             scale, shift = scale * times, shift * times
@@ -233,16 +219,3 @@ def _fold(kernel, features: int, steps, vectors) -> tuple[jax.Array, jax.Array]:
             scale, shift = turned * scale, turned * shift + vector
     shape = [-1 if axis == features else 1 for axis in range(kernel.ndim)]
     return (kernel.astype(wide) * scale.reshape(shape)).astype(kernel.dtype), shift
-
-
-def _aval(x: int | Constant, avals: dict):
-    if isinstance(x, int):
-        return avals[x]
-    value = x.value
-    return jax.ShapeDtypeStruct(np.shape(value), jnp.result_type(value))
-
-
-def _note(ops: list[Op], avals: dict) -> None:
-    """Write down shape and dtype of what the operations result in."""
-    for op in ops:
-        avals.update(zip(op.outputs, op.out_avals, strict=True))

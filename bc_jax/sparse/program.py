@@ -7,12 +7,14 @@ while, cond) is not entered: each is one operation.
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.extend.core as jex
+import jax.numpy as jnp
 import numpy as np
 
 # Calls that only wrap a jaxpr, and the parameters under which they keep it.
@@ -78,8 +80,6 @@ class Program:
         outputs: of its flattened results.
         avals: shape and dtype of each value.
         out_tree: the structure of the results.
-        producers: the operation that each value is a result of.
-        readers: the operations that take each value, as often as they do.
     """
 
     ops: tuple[Op, ...]
@@ -87,19 +87,22 @@ class Program:
     outputs: tuple[int | Constant, ...]
     avals: dict[int, Any]
     out_tree: Any = None
-    producers: dict[int, Op] = dataclasses.field(default_factory=dict)
-    readers: dict[int, list[Op]] = dataclasses.field(
-        default_factory=lambda: collections.defaultdict(list)
-    )
     _known: dict[int, np.ndarray | None] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
-        """Note which operations each value comes from and goes to."""
+    @functools.cached_property
+    def producers(self) -> dict[int, Op]:
+        """The operation that each value is a result of."""
+        return {number: op for op in self.ops for number in op.outputs}
+
+    @functools.cached_property
+    def readers(self) -> dict[int, list[Op]]:
+        """The operations that take each value, as often as they do."""
+        readers = collections.defaultdict(list)
         for op in self.ops:
-            self.producers.update((number, op) for number in op.outputs)
             for x in op.inputs:
                 if isinstance(x, int):
-                    self.readers[x].append(op)
+                    readers[x].append(op)
+        return readers
 
     def run(self, arguments: Sequence) -> list:
         """The results for the arguments, operation by operation."""
@@ -147,15 +150,9 @@ class Program:
         if not collect(value):
             return None
 
-        def evaluate():
-            values: dict[int, Any] = {}
-            for op in needed:
-                operands = [x.value if isinstance(x, Constant) else values[x] for x in op.inputs]
-                values.update(zip(op.outputs, op.bind(*operands), strict=True))
-            return values[value]
-
         # One small program, compiled once and run now, also while another one is being traced.
-        return np.asarray(jax.jit(evaluate).lower().compile()())
+        program = Program(tuple(needed), (), (value,), self.avals)
+        return np.asarray(jax.jit(lambda: program.run(())).lower().compile()()[0])
 
 
 def trace(function: Callable, *args) -> Program:
@@ -174,27 +171,41 @@ def trace(function: Callable, *args) -> Program:
     inputs = tuple(next(fresh) for _ in leaves)
     outputs = _inline(closed, inputs, ops, fresh, "")
     avals = dict(zip(inputs, closed.in_avals, strict=True))
-    avals |= {
-        number: aval for op in ops for number, aval in zip(op.outputs, op.out_avals, strict=True)
-    }
+    avals |= _avals(ops)
     return Program(tuple(ops), inputs, tuple(outputs), avals, out_trees[0])
 
 
 def append(
-    function: Callable, operands: Sequence, avals, ops: list[Op], fresh: Iterator[int], layer: str
+    function: Callable,
+    operands: Sequence[int | Constant],
+    avals: dict[int, Any],
+    ops: list[Op],
+    fresh: Iterator[int],
+    layer: str,
 ) -> list[int | Constant]:
     """Append the operations of a function of arrays; returns its results, as numbers.
 
     Args:
         function: from arrays to a sequence of arrays.
-        operands: what it is called with, numbers and constants.
-        avals: shape and dtype of each.
+        operands: what it is called with.
+        avals: shape and dtype of each value; those of the new ones are added.
         ops: where to append.
         fresh: numbers for the results.
         layer: where it is called.
     """
-    closed = jax.make_jaxpr(function)(*avals)
-    return _inline(closed, operands, ops, fresh, layer)
+    shapes = [
+        avals[x] if isinstance(x, int) else jax.eval_shape(lambda x=x: jnp.asarray(x.value))
+        for x in operands
+    ]
+    before = len(ops)
+    results = _inline(jax.make_jaxpr(function)(*shapes), operands, ops, fresh, layer)
+    avals |= _avals(ops[before:])
+    return results
+
+
+def _avals(ops: Sequence[Op]) -> dict[int, Any]:
+    """Shape and dtype of what the operations result in."""
+    return {x: aval for op in ops for x, aval in zip(op.outputs, op.out_avals, strict=True)}
 
 
 def _inline(jaxpr, args, ops: list[Op], fresh, layer: str) -> list:
