@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.bench import random_grids
-from bc_jax.lowering import Convolution, convolve_taps
+from bc_jax.lowering import Convolution, convolve_taps, make_ready, rows_ready
 from bc_jax.lowering.convolution import convolve_on_cpu, convolve_plainly
 from bc_jax.sparse import Blocks, Halo, block_index, compiler_options, keep_memory
 from bc_jax.sparse.halo import Frames, read_halo, read_shifted
@@ -45,9 +45,9 @@ def measure(case: Case = DEFAULT, *, repeats: int = 15, warm_up: int = 2) -> lis
     """
     keep_memory()
     dtype, options, rows = jnp.dtype(case.dtype), compiler_options(), []
-    for what, tile, plain, on_cpu, args in (*_convolutions(dtype), *_dilated(dtype)):
+    for what, tile, plain, on_cpu in (*_convolutions(dtype), *_dilated(dtype)):
         ways = {"plain": plain, "cpu": on_cpu}
-        calls = {name: bound(way, *args, options=options) for name, way in ways.items()}
+        calls = {name: bound(way, *args, options=options) for name, (way, *args) in ways.items()}
         timings = alternate(calls, repeats=repeats, warm_up=warm_up)
         row = {"benchmark": "lowerings", "what": what, "tiles": "x".join(map(str, tile))}
         row |= {"dtype": case.dtype, "executed": EXECUTED, "repeats": repeats}
@@ -57,7 +57,7 @@ def measure(case: Case = DEFAULT, *, repeats: int = 15, warm_up: int = 2) -> lis
 
 
 def _convolutions(dtype):
-    """(what, tile, plain way, a CPU's way, arguments) each."""
+    """(what, tile, plain way, a CPU's way) each; a way is a function and its arguments."""
     for what, tile, kernel, how in (
         ("3x3 to 64 features", (32, 32, 64), (3, 3, 64, 64), Convolution()),
         ("3x3 to 128 features", (32, 32, 128), (3, 3, 128, 128), Convolution()),
@@ -75,9 +75,10 @@ def _convolutions(dtype):
     ):
         halo = 0 if how.lhs_dilation != (1, 1) else kernel[0] // 2 * 2
         sides = (tile[0] + halo, tile[1] + halo, tile[2])
-        args = _random((EXECUTED, *sides), dtype), _random(kernel, dtype)
-        ways = (functools.partial(way, how=how) for way in (convolve_plainly, convolve_on_cpu))
-        yield what, tile, *ways, args
+        tiles, kernel = _random((EXECUTED, *sides), dtype), _random(kernel, dtype)
+        ready = make_ready(kernel, rows_ready(kernel, tile[0], how))
+        plain = functools.partial(convolve_plainly, how=how), tiles, kernel
+        yield what, tile, plain, (functools.partial(convolve_on_cpu, how=how), tiles, ready)
 
 
 def _transposed(size: int) -> Convolution:
@@ -110,7 +111,8 @@ def _dilated(dtype):
             return convolve_taps(read_shifted(frame, like, blocks, steps), kernel)
 
         what = f"3x3 dilated {dilation} to {features}"
-        yield what, tile, of_halos, of_moved, (frame, kernel, blocks)
+        args = frame, kernel, blocks
+        yield what, tile, (of_halos, *args), (of_moved, *args)
 
 
 def _random(shape, dtype) -> jax.Array:

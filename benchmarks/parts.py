@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.bench import random_grids
-from bc_jax.lowering import Convolution, convolve, convolve_taps
+from bc_jax.lowering import Convolution, convolve, convolve_taps, make_ready, rows_ready
 from bc_jax.programs import compile_program
 from bc_jax.sparse import Blocks, Halo, Row, block_index, compiler_options, exchange_halo, split
 from bc_jax.sparse.halo import (
@@ -233,7 +233,8 @@ def _convolution(op: Op, row: Row, frame: Frames | None, times: int, blocks: Blo
         tiles = _random((blocks.capacity, *sides, channels), dtype)
         read = tiles.nbytes
         on_tiles = functools.partial(convolve, how=how)
-        sparse = bound(on_tiles, tiles, kernel, options=compiler_options())
+        ready = make_ready(kernel, rows_ready(kernel, axes[0].out, how))
+        sparse = bound(on_tiles, tiles, ready, options=compiler_options())
 
     versions = {"default": None}
     if compiler_options():
@@ -247,7 +248,7 @@ def _convolution(op: Op, row: Row, frame: Frames | None, times: int, blocks: Blo
     dense["one block"] = bound(
         lambda x, k: convolve(jnp.pad(x, around), k, _how(op, one)),
         image,
-        kernel,
+        make_ready(kernel, rows_ready(kernel, one[0].out, _how(op, one))),
         options=compiler_options(),
     )
     written = dtype.itemsize * math.prod(row.shape)

@@ -172,6 +172,48 @@ def test_kernels_lie_as_the_backend_has_them(monkeypatch):
     np.testing.assert_allclose(outputs, network(params, FRAMES), rtol=1e-4, atol=1e-4)
 
 
+WIDE = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 24, 24)) / 15, "float32")}
+ROWS = {
+    # From a kernel, tiles of 16x16 and tiles of 8x8 to results; whether the kernel is made ready.
+    "read once": (lambda k, x, half: convolve(x, k), True),
+    "shared alike": (lambda k, x, half: convolve(jnp.tanh(convolve(x, k)), k), True),
+    "of more or fewer rows": (lambda k, x, half: (convolve(x, k), convolve(half, k)), True),
+    "of another number of rows at once": (
+        lambda k, x, half: (convolve(x, k), convolve(half[:, ::4], k)),
+        False,
+    ),
+    "read by another operation": (lambda k, x, half: convolve(x, k) + (k * x.mean()).sum(), False),
+    "returned": (lambda k, x, half: (convolve(x, k), k), False),
+    "where nothing is on blocks": (lambda k, x, half: convolve(half[:, :7], k), False),
+    "with steps": (
+        lambda k, x, half: jax.lax.conv_general_dilated(
+            x, k, (2, 2), "SAME", dimension_numbers=NUMBERS
+        ),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_kernels_are_made_ready_for_several_rows_at_once(name):
+    network, ready = ROWS[name]
+
+    def apply_fn(params, frames):
+        x = jnp.concatenate(8 * [frames], -1)
+        return network(params["kernel"], x, x[:, ::2, ::2])
+
+    run = blockcopy(apply_fn, 16)
+    prepared = run.prepare(WIDE, FRAMES)
+    found = any(isinstance(array, lowering.RowKernel) for array in prepared.arrays)
+    assert found == (ready and lowering.on_cpu())
+    grid = jnp.ones(run.grid_shape(FRAMES), bool)
+    made, _ = run(prepared, run.init(WIDE, FRAMES), FRAMES, grid)
+    for one, other in zip(
+        jax.tree.leaves(made), jax.tree.leaves(apply_fn(WIDE, FRAMES)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_half_precision_is_scaled_in_float32():
     def network(params, frames):
         x = convolve(frames.astype(jnp.bfloat16), params["kernel"].astype(jnp.bfloat16))

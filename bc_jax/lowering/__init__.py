@@ -5,16 +5,18 @@ backend has a faster one a test holds the two together; `python -m benchmarks.lo
 """
 
 from bc_jax.lowering.backend import compiler_options, on_cpu
-from bc_jax.lowering.convolution import Convolution, convolve, kernel_order
+from bc_jax.lowering.convolution import Convolution, convolve, kernel_order, make_ready, rows_ready
 from bc_jax.lowering.gradient import input_gradient, kernel_gradient
 from bc_jax.lowering.halo_exchange import Exchange, exchange, exchanges_at_once
 from bc_jax.lowering.pool import pool
 from bc_jax.lowering.resample import apply_axis_map, axis_map
 from bc_jax.lowering.surround import surround
 from bc_jax.lowering.taps import convolve_taps, reads_taps
+from bc_jax.lowering.winograd import RowKernel
 
 __all__ = [
-    "Convolution", "Exchange", "apply_axis_map", "axis_map", "compiler_options", "convolve",
-    "convolve_taps", "exchange", "exchanges_at_once", "input_gradient", "kernel_gradient",
-    "kernel_order", "on_cpu", "pool", "reads_taps", "surround",
+    "Convolution", "Exchange", "RowKernel", "apply_axis_map", "axis_map", "compiler_options",
+    "convolve", "convolve_taps", "exchange", "exchanges_at_once", "input_gradient",
+    "kernel_gradient", "kernel_order", "make_ready", "on_cpu", "pool", "reads_taps", "rows_ready",
+    "surround",
 ]  # fmt: skip

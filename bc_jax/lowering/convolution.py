@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from bc_jax.lowering import backend
 from bc_jax.lowering.places import places
-from bc_jax.lowering.winograd import convolve_rows, rows_at_once
+from bc_jax.lowering.winograd import RowKernel, convolve_rows, rows_ahead, rows_at_once
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _NONE = (1, 1)
@@ -64,8 +64,31 @@ def kernel_order(axes: Sequence[int]) -> tuple[int, ...]:
     return (features, *space, channels) if backend.on_gpu() else tuple(range(len(axes)))
 
 
-def convolve(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
-    """Convolve tiles that carry their halo: [K, hp, wp, C] with [kh, kw, C/groups, D]."""
+def rows_ready(kernel, height: int, how: Convolution) -> int:
+    """For how many rows of results at once a kernel is best made ready; 1 where it stays as it is.
+
+    Args:
+        kernel: [kh, kw, C/groups, D]; shape and dtype matter.
+        height: of the results.
+        how: the convolution.
+    """
+    floating = jnp.issubdtype(kernel.dtype, jnp.floating)
+    whole = how.groups == 1 and how.strides == how.lhs_dilation == how.rhs_dilation == _NONE
+    if not (floating and backend.on_cpu() and whole and how.precision in _DEFAULT_PRECISION):
+        return 1
+    return rows_ahead(height, kernel.shape)
+
+
+def make_ready(kernel: jax.Array, rows: int) -> jax.Array | RowKernel:
+    """What can stand in `convolve` for a kernel [kh, kw, C/groups, D], for as many rows at once."""
+    return kernel if rows == 1 else RowKernel.of(kernel, rows)
+
+
+def convolve(tiles: jax.Array, kernel: jax.Array | RowKernel, how: Convolution) -> jax.Array:
+    """Convolve tiles that carry their halo: [K, hp, wp, C] with [kh, kw, C/groups, D].
+
+    The kernel may have been made ready, for a number of rows that divides that of the results.
+    """
     floating = jnp.issubdtype(tiles.dtype, jnp.floating)
     if floating and backend.on_cpu():
         return convolve_on_cpu(tiles, kernel, how)
@@ -103,8 +126,10 @@ def multiply(tiles: jax.Array, matrix: jax.Array, precision=None, preferred=None
     return jax.lax.dot_general(tiles, matrix, numbers, precision, preferred)
 
 
-def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
+def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array | RowKernel, how: Convolution) -> jax.Array:
     """The same of floating tiles, in the form that XLA's CPU backend is fastest at."""
+    if isinstance(kernel, RowKernel):
+        return _by_rows(tiles, kernel, how)
     size, features = kernel.shape[:2], kernel.shape[3]
     transposed = how.lhs_dilation != _NONE
     if how.groups > 1 and not transposed:
@@ -114,7 +139,12 @@ def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> ja
         return convolve_plainly(tiles, kernel, how)
     if transposed:
         return _by_phases(tiles, kernel, how)
-    return (_by_pixels if features < _FEW_FEATURES else _by_rows)(tiles, kernel, how)
+    if features < _FEW_FEATURES:
+        return _by_pixels(tiles, kernel, how)
+    rows = rows_at_once((len(tiles), *_sides(tiles, kernel, how)), kernel.shape)
+    if rows == 1 or how.precision not in _DEFAULT_PRECISION:
+        return convolve_plainly(tiles, kernel, how)
+    return _by_rows(tiles, RowKernel.of(kernel, rows), how)
 
 
 def convolve_on_gpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
@@ -164,17 +194,13 @@ def _by_pixels(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Arr
     return result.reshape(*result.shape[:2], width, kernel.shape[3])
 
 
-def _by_rows(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
-    """As many rows at once as is fastest."""
-    rows = rows_at_once((len(tiles), *_sides(tiles, kernel, how)), kernel.shape)
-    if rows == 1 or how.precision not in _DEFAULT_PRECISION:
-        return convolve_plainly(tiles, kernel, how)
+def _by_rows(tiles: jax.Array, kernel: RowKernel, how: Convolution) -> jax.Array:
+    """Several rows of results at once."""
     above_and_below, beside = how.padding
     row = dataclasses.replace(how, padding=((0, 0), beside), preferred=None)
-    result = how.preferred or jnp.result_type(tiles, kernel)
     tiles = _pad(tiles, (above_and_below, (0, 0)))
-    made = convolve_rows(tiles, kernel, rows, functools.partial(convolve_plainly, how=row))
-    return made.astype(result)
+    made = convolve_rows(tiles, kernel, functools.partial(convolve_plainly, how=row))
+    return made.astype(how.preferred or jnp.result_type(tiles.dtype, kernel.dtype))
 
 
 def _sides(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> tuple[int, int]:

@@ -6,6 +6,7 @@ Networks, 2016, arXiv:1509.09308, Section 4.1.) Columns stay as they are: along 
 would be a quarter of the multiplications, but more memory to move and four times the rounding.
 """
 
+import dataclasses
 import functools
 import operator
 from typing import NamedTuple
@@ -61,6 +62,52 @@ _FILTERS = {
 }
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowKernel:
+    """A kernel [3, kw, C, D] as the sums by which several rows of results are made at once.
+
+    Attributes:
+        sums: rows + 2 arrays [1, kw, C, D], floating, in float32 or more. (Parts of one array would
+            be copied for each product.)
+        dtype: of the kernel itself; static.
+    """
+
+    sums: tuple[jax.Array, ...]
+    dtype: jnp.dtype = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, kernel: jax.Array, rows: int) -> "RowKernel":
+        """The sums of a kernel, for so many rows at once, of which there must be a filter."""
+        wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+        taps = [wide[i : i + 1] for i in range(3)]
+        sums = tuple(_weighted(weights, taps) for weights in _FILTERS[rows].of_kernel)
+        return cls(sums, kernel.dtype)
+
+    @property
+    def rows(self) -> int:
+        """How many rows are made at once."""
+        return len(self.sums) - 2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The kernel's."""
+        return (3, *self.sums[0].shape[1:])
+
+
+def rows_ahead(height: int, kernel: tuple[int, int, int, int]) -> int:
+    """How many rows are best made at once where the kernel's sums are made beforehand; 1 is plain.
+
+    Args:
+        height: of the results.
+        kernel: (kh, kw, C, D).
+    """
+    size, _, *channels = kernel
+    if size != 3 or min(channels) < _CHANNELS:
+        return 1
+    return next((rows for rows in _FILTERS if height % rows == 0), 1)
+
+
 def rows_at_once(results: tuple[int, int, int], kernel: tuple[int, int, int, int]) -> int:
     """How many rows of a convolution without stride or dilation are best made at once; 1 is plain.
 
@@ -68,32 +115,28 @@ def rows_at_once(results: tuple[int, int, int], kernel: tuple[int, int, int, int
         results: (K, h, w).
         kernel: (kh, kw, C, D).
     """
-    (count, height, width), (size, _, *channels) = results, kernel
-    if size != 3 or min(channels) < _CHANNELS or count * height * width < _RESULTS:
-        return 1
-    return next((rows for rows in _FILTERS if height % rows == 0), 1)
+    count, height, width = results
+    return 1 if count * height * width < _RESULTS else rows_ahead(height, kernel)
 
 
-def convolve_rows(tiles: jax.Array, kernel: jax.Array, rows: int, convolve) -> jax.Array:
+def convolve_rows(tiles: jax.Array, kernel: RowKernel, convolve) -> jax.Array:
     """Convolve tiles that carry their halo above and below.
 
     Args:
         tiles: [K, h + 2, wp, C], floating.
-        kernel: [3, kw, C, D].
-        rows: at once, a divisor of h that has a filter.
+        kernel: of a number of rows that divides h.
         convolve: takes [K, h / rows, wp, C] and [1, kw, C, D], in float32 or more, to
             [K, h / rows, w, D].
 
     Returns:
         [K, h, w, D], of the type that `convolve` gives.
     """
-    how, summed = _FILTERS[rows], jnp.promote_types(tiles.dtype, jnp.float32)
-    last = tiles.shape[1] - rows - 1
+    rows, summed = kernel.rows, kernel.sums[0].dtype
+    how, last = _FILTERS[rows], tiles.shape[1] - rows - 1
     seen = [tiles[:, i : i + last : rows].astype(summed) for i in range(rows + 2)]
-    taps = [kernel[i : i + 1].astype(summed) for i in range(3)]
     products = [
-        convolve(_weighted(of_rows, seen), _weighted(of_taps, taps))
-        for of_rows, of_taps in zip(how.of_rows, how.of_kernel, strict=True)
+        convolve(_weighted(of_rows, seen), of_kernel)
+        for of_rows, of_kernel in zip(how.of_rows, kernel.sums, strict=True)
     ]
     made = jnp.stack([_weighted(weights, products) for weights in how.of_products], axis=2)
     return made.reshape(made.shape[0], -1, *made.shape[3:])

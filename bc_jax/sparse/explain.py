@@ -10,8 +10,9 @@ import numpy as np
 
 from bc_jax.sparse.advice import advise_on_blocks, advise_on_fallbacks
 from bc_jax.sparse.halo import Halo
-from bc_jax.sparse.interpreter import Record, nbytes
+from bc_jax.sparse.interpreter import nbytes
 from bc_jax.sparse.operation import by, label, macs, percent, pixels_read, window_tile
+from bc_jax.sparse.plan import Record
 
 # The executed fraction that the outlook is given for.
 _OUTLOOK = 0.3

@@ -6,8 +6,6 @@
 same walk, with a `Context` that has no memory, finds out what memory the program needs.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,43 +13,10 @@ import numpy as np
 from bc_jax.sparse import halo as halos
 from bc_jax.sparse.blocks import Blocks, split
 from bc_jax.sparse.halo import Halo
+from bc_jax.sparse.plan import Plan, Ready, Record
 from bc_jax.sparse.program import Constant, Op, Program
 from bc_jax.sparse.rules import RESIZES, RULES, finish_resize
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Resized, Whole, inverse, plain, varies
-
-
-@dataclasses.dataclass
-class Plan:
-    """What a program must remember from frame to frame, found by walking it once.
-
-    Attributes:
-        halos: per tensor, the widest halo that any reader asks for, and its tiles' shape and dtype.
-        dense: per tensor, shape and dtype of the array kept for dense fallbacks.
-    """
-
-    halos: dict[str, tuple[Halo, jax.ShapeDtypeStruct]] = dataclasses.field(default_factory=dict)
-    dense: dict[str, jax.ShapeDtypeStruct] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass
-class Record:
-    """What happened to one operation; the rows of `explain`.
-
-    Attributes:
-        op: the operation.
-        where: "blocks", "whole" (a dense fallback) or "constant" (depends on no frame).
-        reason: why an operation on blocks fell back, else "".
-        halo: the halo that it read, else None.
-        moved: whether it reads moved tiles, and not tiles with that halo.
-        taps: multiply-accumulates per output element, where a rule knows better than the shapes.
-    """
-
-    op: Op
-    where: str
-    reason: str = ""
-    halo: Halo | None = None
-    moved: bool = False
-    taps: float | None = None
 
 
 class Context:
@@ -125,6 +90,11 @@ class Context:
         return self._padded[at][
             :, top : top + halo.top + h + halo.bottom, left : left + halo.left + w + halo.right
         ]
+
+    def reads_kernel(self, operand: int | Constant, ready: Ready) -> None:
+        """Notes how a convolution on blocks has its kernel, for what is made once."""
+        if self.memory is None and isinstance(operand, int):
+            self.plan.kernels.setdefault(operand, []).append(ready)
 
     def remembers(self, x: Blocked) -> bool:
         """Whether what neighbours ask of `x` is remembered, and neither at hand nor asked for."""
@@ -295,17 +265,6 @@ def _spread(op: Op, operand) -> Whole:
     for axis, at in enumerate(op.params["broadcast_dimensions"]):
         small[at] = array.shape[axis]
     return Whole(array.reshape(small), shape, varies(operand))
-
-
-def memory_for(plan: Plan, grid_shape: tuple[int, int, int]) -> dict:
-    """Shapes of the memory for a plan."""
-    return {
-        "halos": {
-            key: halos.memory_shape(halo, grid_shape, tile.shape, tile.dtype)
-            for key, (halo, tile) in plan.halos.items()
-        },
-        "dense": dict(plan.dense),
-    }
 
 
 def nbytes(tree) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bc_jax.sparse.halo import Halo
-from bc_jax.sparse.interpreter import Record
+from bc_jax.sparse.plan import Record
 from bc_jax.sparse.program import Op
 
 

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from bc_jax.lowering import compiler_options
+from bc_jax.lowering import RowKernel, compiler_options
 from bc_jax.sparse.advice import warn_of_no_gain
 from bc_jax.sparse.blocks import Blocks, block_index, executed_grid, split
 from bc_jax.sparse.explain import Report, make_report
 from bc_jax.sparse.halo import write_tiles
-from bc_jax.sparse.interpreter import Context, Plan, Record, interpret, memory_for
+from bc_jax.sparse.interpreter import Context, interpret
+from bc_jax.sparse.plan import Plan, Record, memory_for
 from bc_jax.sparse.prepare import prepare
 from bc_jax.sparse.program import Program, trace
 from bc_jax.sparse.values import Blocked, Whole, inverse, plain
@@ -54,11 +55,11 @@ class Prepared:
     """What a network computes of its parameters alone; made by `BlockCopy.prepare`.
 
     Attributes:
-        arrays: batch norm is part of the kernels, which lie as the backend reads them best.
+        arrays: batch norm is part of the kernels, which are as the backend reads them best.
         traced: static, the network for frames of one shape.
     """
 
-    arrays: list[jax.Array]
+    arrays: list[jax.Array | RowKernel]
     traced: _Traced = struct.field(pytree_node=False)
 
 
@@ -121,7 +122,8 @@ class BlockCopy:
         if isinstance(params, Prepared):
             return params
         traced = self._trace(params, frames)
-        return Prepared(traced.once.run(_array_leaves(params)), traced)
+        arrays = traced.once.run(_array_leaves(params))
+        return Prepared(traced.plan.make_ready(traced.program, arrays), traced)
 
     def __call__(self, params, state: FrameState, frames, grid, *, capacity: int | None = None):
         """Run one frame of each stream on the blocks that the grid selects.

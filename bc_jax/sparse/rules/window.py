@@ -14,6 +14,7 @@ import numpy as np
 
 from bc_jax import lowering
 from bc_jax.sparse.halo import Halo, keeps_frames
+from bc_jax.sparse.plan import Ready
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain
 
@@ -105,7 +106,9 @@ def convolution(context, op, x, kernel):
         raise Declined("convolves along another axis than space")
     turn = [space.index(a) for a in x.axes[1:]]  # the program's place of rows, of columns
     rhs_out, rhs_in, *rhs_space = numbers.rhs_spec
-    kernel = jnp.transpose(plain(kernel), (*(rhs_space[t] for t in turn), rhs_in, rhs_out))
+    order = (*(rhs_space[t] for t in turn), rhs_in, rhs_out)
+    if not isinstance(kernel, lowering.RowKernel):
+        kernel = jnp.transpose(plain(kernel), order)
     padding = _padding(x, [p["padding"][t] for t in turn], 0)
     axes = tuple(
         window_axis(
@@ -129,6 +132,8 @@ def convolution(context, op, x, kernel):
         taps = context.shifted(x, _halo(axes), steps)
         result = lowering.convolve_taps(taps, kernel, how.precision, how.preferred)
     else:
+        rows = lowering.rows_ready(kernel, axes[0].out, how)
+        context.reads_kernel(op.inputs[1], Ready(order, rows))
         result = lowering.convolve(read_window(context, x, axes, pad_value), kernel, how)
     out_stream, _, *out_space = numbers.out_spec
     return x.new(result, (out_stream, *(out_space[t] for t in turn)))
