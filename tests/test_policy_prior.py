@@ -39,6 +39,12 @@ def test_budget_by_hand():
     np.testing.assert_allclose(block_price(jnp.full((1, 1, 3), 2.0), 0.2), 2 + np.log(4), rtol=1e-5)
 
 
+def test_budget_is_spent_without_a_loop():
+    # A GPU starts a loop's kernels over and over, and keeps it out of its graphs of kernels.
+    text = str(jax.make_jaxpr(spend_budget)(_scores(), 0.3))
+    assert "while" not in text and "scan" not in text and "reduce_sum" in text
+
+
 @pytest.mark.parametrize("budget", [0.0, 1.0])
 def test_a_budget_of_none_or_all(budget):
     probability = jax.nn.sigmoid(spend_budget(_scores(), budget))

@@ -262,7 +262,7 @@ def _rewards(state, gain, config):
 
 
 def _all_finite(tree) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+    return jnp.isfinite(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])).all()
 
 
 def _observed_finite(observation, weight, config):

@@ -33,7 +33,7 @@ def standardise(x: jax.Array) -> jax.Array:
     """Returns [N, Gh, Gw] less its mean, over its deviation, in every stream; 0 where all agree."""
     x = x - x[:, :1, :1]  # so that the mean of equal values is exact, and they come out as 0
     x = x - x.mean(axis=(1, 2), keepdims=True)
-    return x / (x.std(axis=(1, 2), keepdims=True) + 1e-2)
+    return x / (jnp.sqrt(jnp.mean(x * x, axis=(1, 2), keepdims=True)) + 1e-2)
 
 
 def class_borders(outputs: jax.Array, grid_shape: tuple[int, int]) -> jax.Array:
@@ -89,13 +89,13 @@ def prior_features(
     difference = block_difference(frames, frame_state, grid_shape, step=step)
     borders = class_borders(outputs, grid_shape)
     gain = jnp.zeros_like(difference) if running_gain is None else jnp.nan_to_num(running_gain)
-    return jax.lax.stop_gradient(
-        {
-            "difference": standardise(jnp.log(difference + _LEAST_DIFFERENCE)),
-            "gain": standardise(jnp.log(jnp.maximum(gain, 0) + _LEAST_SHARE)),
-            "borders": standardise(jnp.log(borders + _LEAST_SHARE)),
-        }
-    )
+    statistics = {
+        "difference": jnp.log(difference + _LEAST_DIFFERENCE),
+        "gain": jnp.log(jnp.maximum(gain, 0) + _LEAST_SHARE),
+        "borders": jnp.log(borders + _LEAST_SHARE),
+    }
+    together = standardise(jax.lax.stop_gradient(jnp.concatenate([*statistics.values()])))
+    return dict(zip(statistics, jnp.split(together, len(statistics)), strict=True))
 
 
 def share_score(scores: jax.Array, share: float) -> jax.Array:
