@@ -58,6 +58,7 @@ def plot_efficiency(path: Path, rows: Iterable[dict]) -> Path:
         ends = [[row["sparse_ms"] / row[f"sparse_{p}_ms"] for row in found] for p in ("p90", "p10")]
         low, high = (middle * np.array(end) for end in ends)
         style = {"color": COLOURS[number % len(COLOURS)], "marker": "osD^vP*X"[number % 8]}
+        style["linestyle"] = "-" if number < len(COLOURS) else "--"
         spread = [np.maximum(0, middle - low), np.maximum(0, high - middle)]
         axes.errorbar(at, middle, spread, label=name, linewidth=1.8, elinewidth=0.8, **style)
     axes.axhline(1, color="#444444", linestyle="--", linewidth=1)

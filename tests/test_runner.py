@@ -227,9 +227,15 @@ def test_a_fixed_capacity_does_what_the_parts_do(policy):
     for frame in video(5):
         np.testing.assert_allclose(parts(frame), at_once(frame), rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(parts.outcome.grid, at_once.outcome.grid)
-    for one, other in zip(*map(jax.tree.leaves, (parts.state, at_once.state)), strict=True):
-        if not jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    states = map(jax.tree_util.tree_leaves_with_path, (parts.state, at_once.state))
+    for (path, one), (_, other) in zip(*states, strict=True):
+        name = jax.tree_util.keystr(path)
+        if name == ".policy.params['network']['logit']['bias']":
+            # The budget takes away what all blocks share: of this, nothing but rounding is learnt,
+            # which RMSprop makes steps of. Its mean square, compared below, is next to nothing.
+            assert parts.state.policy.opt_state["network"][1].nu["logit"]["bias"] < 1e-15
+        elif not jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=name)
     assert parts.metrics.keys() == at_once.metrics.keys()
 
 
