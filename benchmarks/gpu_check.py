@@ -28,6 +28,7 @@ def plan() -> list[Part]:
         part("step", Case(rn50, LARGE, **half), **once),
         part("step", Case(rn18, LARGE, **half), **once),
         part("network", Case(rn50, LARGE, **half, streams=4), **few),
+        part("step", Case(rn50, LARGE, **half, streams=4), **once),
         part("roofline", Case(rn18, LARGE, **half), matrix=8192, array_bytes=2**31),
         part("network", Case(rn18, SMALL), **more),
         part("network", Case(espnet, SMALL), **few),
