@@ -67,8 +67,9 @@ def dense_programs(
         programs, where there are any; "one block": block-sparse, one block as large as the frame.
     """
     options = {"default": None}
-    if compiler_options():
-        options["sparse options"] = compiler_options()
+    ordered = compiler_options(in_order=True)
+    if ordered:
+        options["sparse options"] = ordered
     programs = {}
     for name, chosen in options.items():
         on_compile(f"dense network ({name})")
@@ -77,7 +78,8 @@ def dense_programs(
         programs[name] = dataclasses.replace(program, run=functools.partial(program.run, params))
     on_compile("dense network (one block)")
     whole = blockcopy(apply_fn, frames.shape[1:3])
-    program = sparse_program(whole, params, frames, capacity=frames.shape[0])
+    advance = whole.jit(whole.advance, compiler_options=ordered)
+    program = sparse_program(whole, params, frames, capacity=frames.shape[0], advance=advance)
     grid = jnp.ones(whole.grid_shape(frames), bool)
     programs["one block"] = dataclasses.replace(
         program, run=lambda frames: program.run(frames, grid).outputs
@@ -85,15 +87,19 @@ def dense_programs(
     return programs
 
 
-def sparse_program(sparse: BlockCopy, params, frames: jax.Array, *, capacity: int) -> Program:
+def sparse_program(
+    sparse: BlockCopy, params, frames: jax.Array, *, capacity: int, advance: Callable | None = None
+) -> Program:
     """A block-sparse program `run(frames, grid) -> FrameState`, with a state of its own.
 
-    The state begins with zeros, and what `run` returns is valid until the next call.
+    The state begins with zeros, and what `run` returns is valid until the next call. `advance` is
+    `sparse.advance`, compiled; None is that which all share.
     """
     prepared = jax.jit(sparse.prepare)(params, frames)
     state = jax.jit(sparse.init)(params, frames)
     grid = jnp.zeros(sparse.grid_shape(frames), bool)
-    program = compile_program(sparse.compiled, prepared, state, frames, grid, capacity=capacity)
+    advance = advance or sparse.compiled
+    program = compile_program(advance, prepared, state, frames, grid, capacity=capacity)
 
     def run(frames, grid):
         nonlocal state

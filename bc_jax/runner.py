@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bc_jax.forwarding import forwarding_jit
+from bc_jax.compiled_steps import CompiledSteps
 from bc_jax.policy import PolicyConfig
-from bc_jax.sparse import BlockCopy, FrameState, Prepared, blockcopy, compiler_options
+from bc_jax.sparse import BlockCopy, Prepared, blockcopy
 from bc_jax.sparse.transform import check_capacity
 from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, only_array
 
@@ -35,36 +35,6 @@ def capacities(total: int, steps: int) -> tuple[int, ...]:
     """The capacities that programs are compiled for: multiples of total/steps, rounded up."""
     unit = -(-total // steps)
     return tuple(min(total, unit * i) for i in range(1, -(-total // unit) + 1))
-
-
-class CompiledSteps:
-    """The pieces of `Steps`, compiled; what they return as it came is not copied."""
-
-    def __init__(self, steps: Steps):
-        """Nothing is compiled before it is called."""
-
-        def decide(*args, **options):
-            state, decision = steps.decide(*args, **options)
-            return state.replace(frame_state=None), decision
-
-        # The network's memory is updated in place while what came of a frame is still looked at.
-        forwarding = {"copied": FrameState, "compiler_options": compiler_options()}
-        self.init = jax.jit(steps.init, compiler_options=compiler_options())
-        self.decide = forwarding_jit(decide, static=("learns",), **forwarding)
-        self.choose = forwarding_jit(steps.choose, static=("capacity",), **forwarding)
-        self._settle = forwarding_jit(steps.settle, static=("capacity",), **forwarding)
-        self.learn = forwarding_jit(steps.learn, **forwarding)
-        self.frame = jax.jit(
-            steps.frame,
-            static_argnames=("capacity", "learns"),
-            donate_argnums=1,
-            compiler_options=compiler_options(),
-        )
-
-    def settle(self, state: RunnerState, decision: Decision, memory: FrameState, *, capacity: int):
-        """`Steps.settle` of what `decide` returned, and the next state with its memory."""
-        state, outcome = self._settle(state, decision, memory, capacity=capacity)
-        return state.replace(frame_state=memory), outcome
 
 
 class Runner:
@@ -135,19 +105,20 @@ class Runner:
         self._pieces = CompiledSteps(self.steps)
         self._prepare = jax.jit(sparse.prepare)
         self._prepared: Prepared | None = None
+        self._goes_on: jax.Array | None = None  # `reset` where no stream begins
 
     @property
     def state(self) -> RunnerState | None:
         """All that carries over to the next frame; None before the first."""
-        return self._state
+        return None if self._state is None else self._pieces.unpacked(self._state)
 
     @state.setter
     def state(self, state: RunnerState | None):
-        self._state, self._frames = state, None
+        self._state, self._frames = None if state is None else self._pieces.packed(state), None
 
     def start(self, frames) -> RunnerState:
         """The state before the first frame; frames [N, H, W, 3] give shape and dtype."""
-        return self._pieces.init(self._key, self.params, frames)
+        return self._pieces.unpacked(self._pieces.init(self._key, self.params, frames))
 
     def __call__(self, frames, reset=None, *, dense=None, count=None):
         """Run one frame of each stream.
@@ -172,11 +143,11 @@ class Runner:
         if self._capacity is not None:
             check_capacity(self._capacity, total)
         self.compiled = ()
-        if self.state is None:
+        if self._state is None:
             self._notice("state")
             self.steps.sparse.explain(self.params, frames)  # warns where nothing is to be gained
             self.state = self.start(frames)
-        kept = self.state.frame_state.frames
+        kept = self._state.frame_state.frames
         if frames.shape != kept.shape or frames.dtype != kept.dtype:
             raise ValueError(
                 f"frames are {frames.dtype}{list(frames.shape)} and were "
@@ -184,9 +155,11 @@ class Runner:
             )
         if self._prepared is None:
             self._prepared = self._prepare(self.params, frames)
-        reset = np.zeros(frames.shape[0], bool) if reset is None else np.asarray(reset, bool)
+            self._goes_on = jnp.zeros(frames.shape[0], bool)
+        begins = reset is not None and np.any(reset)
+        reset = np.asarray(reset, bool) if begins else self._goes_on
         count = None if count is None else np.int32(count)
-        frame = 1 + (int(self.state.frame) if self._frames is None else self._frames)
+        frame = 1 + (int(self._state.frame) if self._frames is None else self._frames)
         learns = self.learning and frame % self.steps.train_interval == 0
         run = self._run_in_parts if self._capacity is None else self._run_at_once
         outputs = run(frames, reset, learns, total, {"dense": dense, "count": count})
@@ -196,13 +169,13 @@ class Runner:
     def _run_at_once(self, frames, reset, learns: bool, total: int, options: dict):
         """One program, with room for all where a stream begins, else for the capacity."""
         unknown = self._frames is None  # a state from elsewhere
-        begins = reset.any() or (unknown and bool(self.state.missing.any()))
+        begins = reset is not self._goes_on or (unknown and bool(self._state.missing.any()))
         capacity = total if begins else self._capacity
         self._notice(f"frame of {capacity} blocks{' that is learnt from' if learns else ''}")
         clock = time.perf_counter()
         self.times = {"policy": 0.0, "learning": 0.0}
         results = self._pieces.frame(
-            self._prepared, self.state, frames, reset, capacity=capacity, learns=learns, **options
+            self._prepared, self._state, frames, reset, capacity=capacity, learns=learns, **options
         )
         self._state, self.decision, self.outcome, metrics = results
         self.metrics = metrics or self.metrics
@@ -214,7 +187,7 @@ class Runner:
         """Look, read the count of blocks back, and run the smallest program that holds them."""
         self._notice("policy that learns" if learns else "policy")
         clock = time.perf_counter()
-        after, decision = self._pieces.decide(self.state, frames, reset, learns=learns, **options)
+        after, decision = self._pieces.decide(self._state, frames, reset, learns=learns, **options)
         self.decision = decision.replace(looked=None)
         wanted = int(decision.count)  # the one number that is read back
         sizes = capacities(total, self._capacity_steps)
@@ -224,7 +197,7 @@ class Runner:
         clock = self._lap("policy", clock)
         # The network writes into the memory, so that this state cannot be used again.
         memory = self.steps.sparse.compiled(
-            self._prepared, self.state.frame_state, frames, grid, capacity=capacity
+            self._prepared, self._state.frame_state, frames, grid, capacity=capacity
         )
         self._wait(memory)
         clock = self._lap("network", clock)
@@ -236,7 +209,7 @@ class Runner:
         self.times["learning"] = 0.0
         if learns:
             clock = time.perf_counter()
-            learnt, self.metrics = self._pieces.learn(self.state.policy, decision, self.outcome)
+            learnt, self.metrics = self._pieces.learn(self._state.policy, decision, self.outcome)
             self._state = self._state.replace(policy=learnt)
             self._wait(learnt)
             self._lap("learning", clock)

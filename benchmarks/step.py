@@ -14,7 +14,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bc_jax.bench import random_grids
 from bc_jax.policy import PolicyConfig
@@ -181,7 +180,7 @@ def _at_once(pieces: CompiledSteps, loaded: Loaded, capacity: int, train_interva
     state = pieces.init(jax.random.key(0), loaded.params, loaded.frames[0])
     state = state.replace(missing=jnp.zeros_like(state.missing))
     prepared = jax.jit(loaded.sparse.prepare)(loaded.params, loaded.frames[0])
-    reset = np.zeros(len(loaded.frames[0]), bool)
+    reset = jnp.zeros(len(loaded.frames[0]), bool)
     frames, number = itertools.cycle(loaded.frames), itertools.count(1)
 
     def call():
@@ -206,7 +205,7 @@ def _policy_calls(
     state = pieces.init(jax.random.key(0), params, first)
     # As after the first frame, when no block is missing any more.
     state = state.replace(missing=jnp.zeros_like(state.missing))
-    reset = np.zeros(len(first), bool)
+    reset = jnp.zeros(len(first), bool)
     after, decision = pieces.decide(state, first, reset, learns=True)
     policy = state.policy
     frames = itertools.cycle(loaded.frames)

@@ -182,6 +182,26 @@ def test_other_convolutions_of_a_gpu_are_left_as_they_are(kernel, how):
     assert made == plain
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "how", [Convolution(padding=((1, 1), (0, 2))), Convolution(strides=(2, 3)), Convolution()]
+)
+def test_a_gpus_single_feature_is_one_product(how, dtype):
+    tiles, weights = random(2, 9, 12, 8, dtype=dtype), random(4, 5, 8, 1, dtype=dtype)
+    assert not convolutions(lambda t, k: convolve_on_gpu(t, k, how), tiles, weights)
+    close(convolve_on_gpu(tiles, weights, how), convolve_plainly(tiles, weights, how), dtype)
+
+
+@pytest.mark.parametrize("channels, dtype, read", [(26, "float32", 28), (26, "bfloat16", 26)])
+def test_a_gpus_channels_fill_words_of_float32(channels, dtype, read):
+    tiles, weights = random(2, 6, 7, channels, dtype=dtype), random(3, 3, channels, 8, dtype=dtype)
+    how = Convolution(padding=((1, 1), (1, 1)))
+    closed = jax.make_jaxpr(lambda t, k: convolve_on_gpu(t, k, how))(tiles, weights)
+    (made,) = (e for e in closed.eqns if e.primitive.name == "conv_general_dilated")
+    assert [v.aval.shape[i] for v, i in zip(made.invars, (3, 2), strict=True)] == [read, read]
+    close(convolve_on_gpu(tiles, weights, how), convolve_plainly(tiles, weights, how), dtype)
+
+
 @pytest.mark.parametrize("size", [(2, 2), (3, 2), (1, 4)])
 def test_a_patch_for_each_pixel_is_the_transposed_convolution(monkeypatch, size):
     how = Convolution(lhs_dilation=size, padding=tuple((side - 1, side - 1) for side in size))

@@ -4,6 +4,7 @@ import functools
 
 import jax
 
+_ORDER = "xla_gpu_command_buffer_scheduling_mode"
 _OPTIONS = {
     "cpu": {
         # XLA's YNNPACK convolution is several times slower than its Eigen one on small images
@@ -21,6 +22,8 @@ _OPTIONS = {
             "FUSION,CUBLAS,CUBLASLT,CUDNN,CONVOLUTION,CUSTOM_CALL,DYNAMIC_SLICE_FUSION"
         ),
         "xla_gpu_graph_min_graph_size": "1",
+        # Within a graph, kernels that do not need each other run side by side.
+        _ORDER: "CONCURRENT",
     },
 }
 
@@ -35,10 +38,19 @@ def on_gpu() -> bool:
     return jax.default_backend() == "gpu"
 
 
-def compiler_options() -> dict[str, str]:
-    """What to give `jax.jit(..., compiler_options=)` for block-sparse programs on this backend."""
+def compiler_options(*, in_order: bool = False) -> dict[str, str]:
+    """What to give `jax.jit(..., compiler_options=)` for block-sparse programs on this backend.
+
+    Args:
+        in_order: for a program whose operations all need the one before, as those of a network on
+            whole frames do: a GPU then looks for none to run side by side.
+    """
     options = _OPTIONS.get(jax.default_backend(), {})
-    return {name: value for name, value in options.items() if _has(name, value)}
+    return {
+        name: value
+        for name, value in options.items()
+        if not (in_order and name == _ORDER) and _has(name, value)
+    }
 
 
 @functools.cache

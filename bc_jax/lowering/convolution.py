@@ -21,8 +21,12 @@ _NONE = (1, 1)
 _FEW_FEATURES = 24
 # What leaves the way of computing to the backend, in the forms in which JAX gives it.
 _DEFAULT_PRECISION = (None, jax.lax.Precision.DEFAULT, 2 * (jax.lax.Precision.DEFAULT,))
-# Channels that a GPU's matrix units take at once; fewer are filled up with zeros.
-_DEPTH = 16
+# Strided convolutions of fewer channels, those of each step together, are made deeper on a GPU.
+_FEW_CHANNELS = 16
+# Bytes of channels that a GPU's matrix units are best given; fewer are filled up with zeros.
+_DEPTH = 64
+# Channels of float32 that they read at a time.
+_WORD = 4
 # Groups of fewer channels are convolved together.
 _GROUPED_CHANNELS = 16
 
@@ -152,12 +156,31 @@ def convolve_on_gpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> ja
     deep = math.prod(how.strides) * tiles.shape[3]
     alone = how.groups == 1 and how.lhs_dilation == how.rhs_dilation == _NONE
     wide = all(size > step for size, step in zip(kernel.shape, how.strides, strict=False))
-    if alone and how.strides != _NONE and wide and deep <= _DEPTH:
+    if alone and how.strides != _NONE and wide and deep <= _FEW_CHANNELS:
         return _by_depth(tiles, kernel, how)
+    if alone and wide and kernel.shape[3] == 1:
+        return _by_patches(tiles, kernel, how)
+    if alone and wide and tiles.dtype == kernel.dtype == jnp.float32:
+        tiles, kernel = _with_whole_words(tiles, 3), _with_whole_words(kernel, 2)
     # XLA's GPU backend has one kernel for a convolution with strides and two for a product with
     # them, and aborts where it fuses the two after a reshape (JAX 0.10 and 0.11).
     fits = convolve_plainly if how.strides == _NONE else _convolve
     return fits(tiles, kernel, how)
+
+
+def _with_whole_words(x: jax.Array, axis: int) -> jax.Array:
+    """Zeros as more channels, so that they fill the words that matrix units read."""
+    more = -x.shape[axis] % _WORD
+    return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)]) if more else x
+
+
+def _by_patches(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
+    """A convolution to a single feature: what the kernel meets, side by side, and one sum of it."""
+    tiles = _pad(tiles, how.padding)
+    rows, columns = zip((1, 2), kernel.shape[:2], how.strides, how.rhs_dilation, strict=True)
+    met = [seen for row in places(tiles, *rows) for seen in places(row, *columns)]
+    flat = kernel.reshape(-1, 1)
+    return multiply(jnp.concatenate(met, axis=-1), flat, how.precision, how.preferred)
 
 
 def _by_depth(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
@@ -181,7 +204,8 @@ def _in_depth(x: jax.Array, step: tuple[int, int]) -> jax.Array:
     down, right = step
     x = x.reshape(n, h // down, down, w // right, right, channels)
     x = jnp.transpose(x, (0, 1, 3, 2, 4, 5)).reshape(n, h // down, w // right, -1)
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, _DEPTH - x.shape[-1])))
+    more = max(0, _DEPTH // x.dtype.itemsize - x.shape[-1])
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more)))
 
 
 def _by_pixels(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:

@@ -1,8 +1,9 @@
-"""The gradients of a convolution without dilation and groups, in forms that a CPU is fast at."""
+"""The gradients of a convolution without dilation and groups, in forms that run fast."""
 
 import jax
 import jax.numpy as jnp
 
+from bc_jax.lowering import backend
 from bc_jax.lowering.convolution import Convolution, convolve
 from bc_jax.lowering.winograd import columns, gradient_of_rows, rows_at_once
 
@@ -24,6 +25,9 @@ def input_gradient(cotangent, kernel, size: tuple[int, int], how: Convolution) -
     ):
         padding.append((extent - 1 - low, whole - 1 - (results - 1) * stride + low))
     turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    if backend.on_gpu():
+        # Else XLA takes it for a gradient, which cuDNN is slow at.
+        turned = jax.lax.optimization_barrier(turned)
     transposed = Convolution(padding=tuple(padding), lhs_dilation=how.strides)
     return convolve(cotangent, turned, transposed)
 

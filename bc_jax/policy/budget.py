@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-# Between bounds that are 60 logits apart at first, at float precision at last. A step takes a GPU
-# two kernels, however many places it looks at.
-_STEPS = 6
-_SECTIONS = 32
+from bc_jax.lowering import on_gpu
+
+# Steps and what each divides by: between bounds that are 60 logits apart at first, at float
+# precision at last. A step takes a GPU two kernels, however many places it looks at.
+_FEW_PLACES = 6, 32
+_FEW_STEPS = 3, 1024
 _MARGIN = 15.0  # beyond the largest and the smallest score, where sigmoid is 0 or 1
 
 
@@ -20,10 +22,11 @@ def block_price(scores: jax.Array, budget: jax.Array | float) -> jax.Array:
     scores = jax.lax.stop_gradient(scores)[:, None]  # [N, 1, Gh, Gw]
     low = scores.min(axis=(2, 3), keepdims=True) - _MARGIN
     width = scores.max(axis=(2, 3), keepdims=True) + _MARGIN - low
-    sections = jnp.arange(1.0, _SECTIONS).reshape(1, -1, 1, 1)
-    for _ in range(_STEPS):
-        width /= _SECTIONS
-        spent = jax.nn.sigmoid(scores - (low + width * sections)).mean(axis=(2, 3), keepdims=True)
+    steps, sections = _FEW_STEPS if on_gpu() else _FEW_PLACES
+    places = jnp.arange(1.0, sections).reshape(1, -1, 1, 1)
+    for _ in range(steps):
+        width /= sections
+        spent = jax.nn.sigmoid(scores - (low + width * places)).mean(axis=(2, 3), keepdims=True)
         low += width * jnp.sum(spent > budget, axis=1, keepdims=True)
     return (low + width / 2)[:, 0]
 

@@ -1,4 +1,4 @@
-"""The policy network's convolution and batch norm, in forms that train fast on a CPU.
+"""The policy network's convolution and batch norm, in forms that train fast.
 
 Both compute what `flax.linen.Conv` and `flax.linen.BatchNorm` do, with the same variables. XLA's
 gradients of a convolution, and its sums over space of few channels, are several times slower on a
@@ -25,7 +25,14 @@ def _forward(x, kernel, how):
 
 
 def _backward(how, kept, cotangent):
-    x, kernel = kept
+    gradients = _gradients_on_gpu if lowering.on_gpu() else _gradients
+    return gradients(*kept, cotangent, how)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _gradients(x, kernel, cotangent, how):
     cotangent = jax.lax.optimization_barrier(cotangent)  # computed once for all that read it
     return (
         lowering.input_gradient(cotangent, kernel, x.shape[1:3], how),
@@ -33,22 +40,30 @@ def _backward(how, kept, cotangent):
     )
 
 
-_convolve.defvjp(_forward, _backward)
+def _gradients_on_gpu(x, kernel, cotangent, how):
+    """XLA's, but for the input's: a convolution, several times faster than cuDNN's gradients."""
+
+    def own(function, operand):
+        return jax.vjp(function, operand)[1](cotangent)[0]
+
+    by_kernel = own(lambda kernel: lowering.convolve(x, kernel, how), kernel)
+    if how.strides == (1, 1):
+        return lowering.input_gradient(cotangent, kernel, x.shape[1:3], how), by_kernel
+    return own(lambda x: lowering.convolve(x, kernel, how), x), by_kernel
 
 
 def convolve(lhs, rhs, window_strides, padding, *, lhs_dilation, rhs_dilation, **options):
-    """`jax.lax.conv_general_dilated` as `flax.linen.Conv` calls it; on a CPU its gradient is fast.
+    """`jax.lax.conv_general_dilated` as `flax.linen.Conv` calls it, with a fast gradient.
 
-    Without dilation and groups, the policy network's only case. Forward mode is not available on a
-    CPU.
+    Without dilation and groups, the policy network's only case. Forward mode is not available.
 
     Raises:
       ValueError: for a dilated or grouped convolution.
     """
     if {*lhs_dilation, *rhs_dilation, options.get("feature_group_count", 1)} != {1}:
         raise ValueError("the policy's convolution has neither dilation nor groups")
-    fits = _convolve if lowering.on_cpu() else lowering.convolve
-    return fits(lhs, rhs, lowering.Convolution(tuple(window_strides), tuple(map(tuple, padding))))
+    how = lowering.Convolution(tuple(window_strides), tuple(map(tuple, padding)))
+    return _convolve(lhs, rhs, how)
 
 
 class BatchNorm(nn.Module):
