@@ -95,11 +95,16 @@ def runner(
         target: executed fraction of one that does not; None is `config.policy.target`.
         on_compile: see `Runner`.
     """
+    target = target or config.policy.target
+    if isinstance(policy, PolicyConfig):
+        target = policy.target
+    fixed = config.blocks.fixed and policy not in ("all", "none")
     return Runner(
         sparse,
         params,
         policy=policy,
-        target=target or config.policy.target,
+        target=target,
+        capacity=target if fixed else None,
         train_interval=config.train.train_interval,
         capacity_steps=config.blocks.capacities,
         seed=config.seed,

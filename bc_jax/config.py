@@ -73,6 +73,9 @@ class BlockConfig:
     # Capacities that a program is compiled for, when first needed: this many equal steps up to
     # all blocks. Fewer compile less often and pad more.
     capacities: int = 16
+    # Whether every frame executes the target's share of the blocks exactly, as one program: the
+    # same cost each time, and what a GPU is fastest with.
+    fixed: bool = False
 
     def __post_init__(self):
         check_types(self, "blocks")

@@ -231,7 +231,7 @@ class Evaluation:
         if row.runner is None:
             return lambda blocks: float(self.report.macs)
         steps = row.runner.steps
-        policy = steps.policy_macs(row.runner.decision.observation)
+        policy = steps.policy_macs(row.runner.state)
         # Learning keeps the look that it was sampled from; its gradient costs as much as two looks.
         policy *= 1 + 2 / steps.train_interval if row.runner.learning else 1
         return lambda blocks: self.report.macs_at(blocks) + policy

@@ -95,6 +95,11 @@ def notes(evaluation: Evaluation) -> str:
             "mIoU: with the true labels, at the frames' resolution, over all labelled frames but "
             "clips' first ones; 'last': over clips' last frames."
         )
+    if evaluation.config.blocks.fixed:
+        lines.append(
+            "blocks.fixed: a frame is one program of the target's blocks, and what a policy takes "
+            "is part of 'network'; 'all' executes all."
+        )
     if "learned" in policies and matched:
         lines.append(f"{', '.join(matched)}: in each frame as many blocks as 'learned' executed.")
     lines += [f"Warning: {each}" for each in warnings(evaluation, evaluation.results())]

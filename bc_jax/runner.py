@@ -54,7 +54,7 @@ class Runner:
         train_interval: int = 3,
         learning: bool = True,
         capacity_steps: int = 16,
-        capacity: int | None = None,
+        capacity: float | None = None,
         logits: Callable[[Any], jax.Array] | None = None,
         seed: int = 0,
         timed: bool = True,
@@ -73,10 +73,11 @@ class Runner:
             train_interval: the policy learns at every so many frames.
             learning: False only applies what was learnt.
             capacity_steps: programs are compiled for so many sizes, each when first needed.
-            capacity: blocks to execute in every frame, over all streams, but for those in which a
-                stream begins: then a frame is one program, of a cost that is always the same, and
-                nothing is read back. What the policy leaves of it goes to its next choices, and
-                what it wants beyond waits. None executes what the policy wants.
+            capacity: blocks to execute in every frame, over all streams, or a float, their share of
+                all blocks; but for frames in which a stream begins. Then a frame is one program, of
+                a cost that is always the same, and nothing is read back. What the policy leaves of
+                it goes to its next choices, and what it wants beyond waits. None executes what the
+                policy wants.
             logits: from the network's outputs to logits [N, h, w, classes], where the network
                 returns something else.
             seed: of the policy's parameters and sampling.
@@ -140,8 +141,7 @@ class Runner:
         frames = jnp.asarray(frames)
         frames = frames[None] if frames.ndim == 3 else frames
         total = int(np.prod(self.steps.sparse.grid_shape(frames)))
-        if self._capacity is not None:
-            check_capacity(self._capacity, total)
+        capacity = None if self._capacity is None else _blocks(self._capacity, total)
         self.compiled = ()
         if self._state is None:
             self._notice("state")
@@ -161,16 +161,19 @@ class Runner:
         count = None if count is None else np.int32(count)
         frame = 1 + (int(self._state.frame) if self._frames is None else self._frames)
         learns = self.learning and frame % self.steps.train_interval == 0
-        run = self._run_in_parts if self._capacity is None else self._run_at_once
-        outputs = run(frames, reset, learns, total, {"dense": dense, "count": count})
+        options = {"dense": dense, "count": count}
+        if capacity is None:
+            outputs = self._run_in_parts(frames, reset, learns, total, options)
+        else:
+            unknown = self._frames is None  # a state from elsewhere
+            begins = begins or (unknown and bool(self._state.missing.any()))
+            capacity = total if begins else capacity
+            outputs = self._run_at_once(frames, reset, learns, capacity, options)
         self._frames = frame
         return outputs
 
-    def _run_at_once(self, frames, reset, learns: bool, total: int, options: dict):
-        """One program, with room for all where a stream begins, else for the capacity."""
-        unknown = self._frames is None  # a state from elsewhere
-        begins = reset is not self._goes_on or (unknown and bool(self._state.missing.any()))
-        capacity = total if begins else self._capacity
+    def _run_at_once(self, frames, reset, learns: bool, capacity: int, options: dict):
+        """One program, of a capacity."""
         self._notice(f"frame of {capacity} blocks{' that is learnt from' if learns else ''}")
         clock = time.perf_counter()
         self.times = {"policy": 0.0, "learning": 0.0}
@@ -225,3 +228,15 @@ class Runner:
             self._known.add(what)
             self.compiled += (what,)
             self._on_compile(what)
+
+
+def _blocks(capacity, total: int) -> int:
+    """How many blocks a `Runner`'s capacity is, of all; ValueError where it is none."""
+    if not isinstance(capacity, float):
+        return check_capacity(capacity, total)
+    if not 0 < capacity <= 1:
+        raise ValueError(
+            f"capacity must be a number of blocks from 1 to {total}, or a share of them above 0.0 "
+            f"and at most 1.0; got {capacity}"
+        )
+    return max(1, round(capacity * total))

@@ -67,9 +67,12 @@ class Steps:
         # What is seen is already at the resolution where gain is measured.
         return dataclasses.replace(self.policy, gain_scale=1.0)
 
-    def policy_macs(self, observation: Observation) -> int:
+    def policy_macs(self, state: RunnerState) -> int:
         """Multiply-accumulates of one look of the policy; a third of those of one that learns."""
-        return policies.policy_macs(observation, self._policy) if self.learns else 0
+        if not self.learns:
+            return 0
+        observation = jax.eval_shape(self._observe, state, state.frame_state.frames)
+        return policies.policy_macs(observation, self._policy)
 
     def init(self, key: jax.Array, params, frames) -> RunnerState:
         """A state in which nothing has been executed or learnt.

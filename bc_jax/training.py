@@ -183,7 +183,8 @@ def differences(
 
 def figures(runner: Runner) -> dict[str, float]:
     """What is logged of the runner's last frame, `FIGURES`; NaN before anything is learnt."""
-    policy, metrics = runner.state.policy, runner.metrics
+    state, metrics = runner.state, runner.metrics
+    policy = state.policy
     return {name: math.nan for name in FIGURES} | {
         "executed": float(np.mean(runner.outcome.grid)),
         "running_cost": float(policy.executed_fraction),
@@ -194,7 +195,7 @@ def figures(runner: Runner) -> dict[str, float]:
             if name in metrics
         },
         "skipped_updates": int(policy.skipped_updates),
-        "skipped_frames": int(np.sum(runner.state.skipped_frames)),
+        "skipped_frames": int(np.sum(state.skipped_frames)),
         "ms": round(1e3 * sum(runner.times.values()), 3),
     }
 

@@ -243,7 +243,7 @@ def _policy_calls(
         "learning": learning,
     }
     macs = loaded.sparse.explain(params, first).macs
-    return calls, steps.policy_macs(decision.observation) / macs
+    return calls, steps.policy_macs(state) / macs
 
 
 if __name__ == "__main__":

@@ -171,6 +171,19 @@ def browse(page, folder):
     return run.stderr, json.loads(html.unescape(run.stdout.split("SEEN")[1]))
 
 
+def test_fixed_blocks_are_the_targets_in_each_frame(root, evaluated, tmp_path):
+    checkpoint = ("--checkpoint", evaluated[0] / "checkpoints", "--train.directory", tmp_path)
+    policies = ("--evaluate.policies", "all", "random", "learned")
+    code, out, err = finish(
+        begin(root, "evaluate", *SETTINGS, *checkpoint, *policies, "--blocks.fixed")
+    )
+    assert code == 0, err
+    assert "blocks.fixed: a frame is one program" in out
+    document = json.loads((tmp_path / "results.json").read_text())
+    executed = {row["policy"]: row["executed_fraction"] for row in document["rows"]}
+    assert executed == {"dense": 1, "all": 1, "random": 0.5, "learned": 0.5}
+
+
 def test_a_foreign_checkpoint_is_told(root, evaluated, capsys):
     folder = evaluated[0]
     checkpoint = ("--checkpoint", folder / "checkpoints")

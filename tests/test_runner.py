@@ -126,11 +126,12 @@ def test_the_runner_is_the_steps(policy):
         state, _ = step(PARAMS, state, frames, capacity=6)
         np.testing.assert_allclose(outputs, state.frame_state.outputs, atol=1e-5)
     assert int(state.policy.step) > 3
+    reached = run.state
     if policy is POLICY:
-        run.state, state = (
-            s.replace(policy=(s.policy.overrun, s.policy.multiplier)) for s in (run.state, state)
+        reached, state = (
+            s.replace(policy=(s.policy.overrun, s.policy.multiplier)) for s in (reached, state)
         )
-    assert_close(run.state, state)
+    assert_close(reached, state)
 
 
 def test_a_frame_without_a_batch_axis_is_a_batch_of_one():
@@ -254,8 +255,16 @@ def test_a_fixed_capacity_is_kept_but_where_a_stream_begins():
     assert set(run.times) == {"policy", "network", "learning"}
 
 
+def test_a_capacity_may_be_a_share_of_the_blocks():
+    for capacity, blocks in ((0.5, 3), (0.01, 1), (1.0, 6)):
+        run = runner(capacity=capacity)
+        for frame in video(2):
+            run(frame)
+        assert int(run.outcome.grid.sum()) == blocks
+
+
 def test_a_capacity_that_cannot_be_is_refused():
-    for capacity in (0, 7, 2.5):
+    for capacity in (0, 7, 2.5, 0.0, -0.5, float("nan"), True):
         with pytest.raises(ValueError, match="capacity must be"):
             runner(capacity=capacity)(video(1)[0])
 
