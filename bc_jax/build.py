@@ -95,9 +95,8 @@ def runner(
         target: executed fraction of one that does not; None is `config.policy.target`.
         on_compile: see `Runner`.
     """
-    target = target or config.policy.target
-    if isinstance(policy, PolicyConfig):
-        target = policy.target
+    learns = isinstance(policy, PolicyConfig)
+    target = policy.target if learns else target or config.policy.target
     fixed = config.blocks.fixed and policy not in ("all", "none")
     return Runner(
         sparse,

@@ -82,18 +82,22 @@ class CompiledSteps:
         return state.replace(policy=self._unpack(state.policy))
 
 
-def _learnt(policy: PolicyState):
-    return policy.params, policy.batch_stats, policy.opt_state
+# The fields of a policy's state that learning changes.
+_LEARNT = ("params", "batch_stats", "opt_state")
 
 
-def _pack_policy(policy: PolicyState) -> PackedPolicy:
-    rest = policy.replace(params=None, batch_stats=None, opt_state=None)
-    return PackedPolicy(pack(_learnt(policy)), rest)
+def _learnt(policy: PolicyState) -> dict:
+    return {name: getattr(policy, name) for name in _LEARNT}
+
+
+def _pack_policy(policy: PolicyState, learnt: Packed | None = None) -> PackedPolicy:
+    """The state packed; `learnt`, where what learning changes is packed already."""
+    learnt = pack(_learnt(policy)) if learnt is None else learnt
+    return PackedPolicy(learnt, policy.replace(**dict.fromkeys(_LEARNT)))
 
 
 def _unpack_policy(policy: PackedPolicy) -> PolicyState:
-    params, batch_stats, opt_state = unpack(policy.learnt)
-    return policy.rest.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
+    return policy.rest.replace(**unpack(policy.learnt))
 
 
 def _same(tree, other) -> bool:
@@ -118,10 +122,9 @@ def _on_packed(function: Callable) -> Callable:
         def packed(x):
             if not isinstance(x, PolicyState):
                 return x
-            same = (before for before, policy in opened if _same(_learnt(x), _learnt(policy)))
-            closed, kept = _pack_policy(x), next(same, None)
             # What came as it is need not be copied.
-            return closed if kept is None else closed.replace(learnt=kept.learnt)
+            same = (p.learnt for p, policy in opened if _same(_learnt(x), _learnt(policy)))
+            return _pack_policy(x, next(same, None))
 
         arguments, names = jax.tree.map(
             unpacked, (arguments, names), is_leaf=lambda x: isinstance(x, PackedPolicy)

@@ -21,7 +21,6 @@ from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, only_
 
 __all__ = [
     "BASELINES",
-    "CompiledSteps",
     "Decision",
     "Outcome",
     "Runner",
@@ -146,7 +145,7 @@ class Runner:
         if self._state is None:
             self._notice("state")
             self.steps.sparse.explain(self.params, frames)  # warns where nothing is to be gained
-            self.state = self.start(frames)
+            self._state = self._pieces.init(self._key, self.params, frames)
         kept = self._state.frame_state.frames
         if frames.shape != kept.shape or frames.dtype != kept.dtype:
             raise ValueError(

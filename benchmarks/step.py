@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax.bench import random_grids
+from bc_jax.compiled_steps import CompiledSteps
 from bc_jax.policy import PolicyConfig
-from bc_jax.runner import CompiledSteps
 from bc_jax.steps import Steps
 from bc_jax.timing import Timing, alternate, efficiency, fastest
 from benchmarks import cases

@@ -67,7 +67,8 @@ def test_gradients_are_those_of_the_plain_convolution(
         return [(out, *pull(cotangent)) for out, pull in pairs]
 
     (out, *gradients), (plain_out, *plain_gradients) = both(x, kernel, cotangent)
-    tolerance = 1e-6 if (platform, rows) == ("cpu", 1) else 1e-4
+    # Several rows at once, and a GPU's zeros as channels, sum in another order.
+    tolerance = 1e-5 if platform == "gpu" else 1e-6 if rows == 1 else 1e-4
     np.testing.assert_allclose(out, plain_out, rtol=1e-6, atol=tolerance)
     for found, expected in zip(gradients, plain_gradients, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -153,15 +153,16 @@ def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array | RowKernel, how: Convol
 
 def convolve_on_gpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     """The same of floating tiles, in the form that cuDNN is fastest at."""
-    deep = math.prod(how.strides) * tiles.shape[3]
     alone = how.groups == 1 and how.lhs_dilation == how.rhs_dilation == _NONE
     wide = all(size > step for size, step in zip(kernel.shape, how.strides, strict=False))
-    if alone and how.strides != _NONE and wide and deep <= _FEW_CHANNELS:
-        return _by_depth(tiles, kernel, how)
-    if alone and wide and kernel.shape[3] == 1:
-        return _by_patches(tiles, kernel, how)
-    if alone and wide and tiles.dtype == kernel.dtype == jnp.float32:
-        tiles, kernel = _with_whole_words(tiles, 3), _with_whole_words(kernel, 2)
+    if alone and wide:
+        deep = math.prod(how.strides) * tiles.shape[3]
+        if how.strides != _NONE and deep <= _FEW_CHANNELS:
+            return _by_depth(tiles, kernel, how)
+        if kernel.shape[3] == 1:
+            return _by_patches(tiles, kernel, how)
+        if tiles.dtype == kernel.dtype == jnp.float32:
+            tiles, kernel = _with_whole_words(tiles, 3), _with_whole_words(kernel, 2)
     # XLA's GPU backend has one kernel for a convolution with strides and two for a product with
     # them, and aborts where it fuses the two after a reshape (JAX 0.10 and 0.11).
     fits = convolve_plainly if how.strides == _NONE else _convolve

@@ -25,14 +25,14 @@ def _forward(x, kernel, how):
 
 
 def _backward(how, kept, cotangent):
-    gradients = _gradients_on_gpu if lowering.on_gpu() else _gradients
+    gradients = _gradients_on_cpu if lowering.on_cpu() else _gradients_elsewhere
     return gradients(*kept, cotangent, how)
 
 
 _convolve.defvjp(_forward, _backward)
 
 
-def _gradients(x, kernel, cotangent, how):
+def _gradients_on_cpu(x, kernel, cotangent, how):
     cotangent = jax.lax.optimization_barrier(cotangent)  # computed once for all that read it
     return (
         lowering.input_gradient(cotangent, kernel, x.shape[1:3], how),
@@ -40,16 +40,13 @@ def _gradients(x, kernel, cotangent, how):
     )
 
 
-def _gradients_on_gpu(x, kernel, cotangent, how):
+def _gradients_elsewhere(x, kernel, cotangent, how):
     """XLA's, but for the input's: a convolution, several times faster than cuDNN's gradients."""
-
-    def own(function, operand):
-        return jax.vjp(function, operand)[1](cotangent)[0]
-
-    by_kernel = own(lambda kernel: lowering.convolve(x, kernel, how), kernel)
+    pullback = jax.vjp(lambda x, kernel: lowering.convolve(x, kernel, how), x, kernel)[1]
+    by_input, by_kernel = pullback(cotangent)
     if how.strides == (1, 1):
-        return lowering.input_gradient(cotangent, kernel, x.shape[1:3], how), by_kernel
-    return own(lambda x: lowering.convolve(x, kernel, how), x), by_kernel
+        by_input = lowering.input_gradient(cotangent, kernel, x.shape[1:3], how)
+    return by_input, by_kernel
 
 
 def convolve(lhs, rhs, window_strides, padding, *, lhs_dilation, rhs_dilation, **options):
