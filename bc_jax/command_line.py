@@ -24,7 +24,7 @@ def use_compilation_cache() -> Path | None:
     """Keep compiled programs on disk, so that they are compiled once and not once a run.
 
     The folder is $BC_JAX_CACHE ('off' for none), else JAX's own $JAX_COMPILATION_CACHE_DIR, else
-    ~/.cache/bc_jax.
+    ~/.cache/bc_jax. On a GPU frames are faster without one: see `docs/performance.md`.
 
     Returns:
         The folder, or None where it is off.

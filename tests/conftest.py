@@ -11,14 +11,14 @@ if "BC_JAX_TEST_PLATFORM" in os.environ:
     os.environ["JAX_PLATFORMS"] = os.environ["BC_JAX_TEST_PLATFORM"]
 else:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-
 # Most of the tests' time is compiling: spare the machine code's optimization, which is XLA's matter
 # (one test in test_sparse_properties.py compiles as users do). One's own flags come last, and win.
 FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 FAST += " --xla_cpu_parallel_codegen_split_count=1"
 if os.environ["JAX_PLATFORMS"] == "cpu":
+    # Not on a GPU, where programs that come from disk are other ones: see `compiler_options`.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ["XLA_FLAGS"] = f"{FAST} {os.environ.get('XLA_FLAGS', '')}"
 
 import jax

@@ -1,6 +1,9 @@
 """On a GPU: block-sparse equals dense, and the runner runs and learns."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -171,3 +174,34 @@ def test_a_runner_of_a_fixed_capacity_runs_a_frame_as_one_program():
         counts.append(int(runner.outcome.grid.sum()))
     assert counts == [32, 8, 8, 8]
     assert all(np.isfinite(value).all() for value in runner.metrics.values())
+
+
+_CACHED = """
+import jax.numpy as jnp
+from test_gpu import cnn_network, frames_of, jitted
+
+apply_fn, params = cnn_network()
+sparse, run = jitted(apply_fn)
+frames = frames_of(0)
+grid = jnp.ones(sparse.grid_shape(frames), bool)
+outputs, _ = run(params, sparse.init(params, frames), frames, grid, capacity=grid.size)
+print(float(jnp.abs(outputs).sum()))
+"""
+
+
+def test_programs_from_a_cache_on_disk_run_in_another_process(tmp_path):
+    # cuDNN's kernels, which compiling does not load then, are not to be loaded within a graph.
+    settings = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, "-c", _CACHED]
+    sums = []
+    for _ in range(2):
+        run = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=300)
+        assert run.returncode == 0, run.stderr
+        assert any(tmp_path.iterdir())
+        sums.append(float(run.stdout))
+    assert sums[1] == pytest.approx(sums[0], rel=1e-3)

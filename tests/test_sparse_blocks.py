@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bc_jax import blockcopy, lowering, sparse
+from bc_jax.lowering import backend
 from bc_jax.lowering.surround import surround_in_place, surround_plainly
 from bc_jax.sparse.halo import (
     Frames,
@@ -236,3 +237,27 @@ def test_compiler_options_compile_and_are_the_callers_own():
     assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
     options["something"] = "else"
     assert "something" not in sparse.compiler_options()
+
+
+@pytest.mark.parametrize(
+    ("flags", "cache", "at_once"),
+    [
+        ("", None, True),
+        ("", "/somewhere", False),
+        ("--xla_gpu_per_fusion_autotune_cache_dir=/somewhere", None, False),
+        ("--xla_gpu_deterministic_ops=true", None, False),
+    ],
+)
+def test_a_graph_has_convolutions_where_they_have_run_before(monkeypatch, flags, cache, at_once):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(backend, "_has", lambda name, value: True)
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", cache)
+    try:
+        options = sparse.compiler_options()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    kinds = options["xla_gpu_enable_command_buffer"].split(",")
+    assert ("CONVOLUTION" in kinds) == at_once
+    assert {"FUSION", "CUBLASLT", "CUDNN"} < set(kinds)

@@ -1,10 +1,13 @@
 """The backend that programs are compiled for, and how."""
 
 import functools
+import os
 
 import jax
 
 _ORDER = "xla_gpu_command_buffer_scheduling_mode"
+_GRAPHS = "xla_gpu_enable_command_buffer"
+_CONVOLUTIONS = ",CONVOLUTION"
 _OPTIONS = {
     "cpu": {
         # XLA's YNNPACK convolution is several times slower than its Eigen one on small images
@@ -18,9 +21,7 @@ _OPTIONS = {
     "gpu": {
         # Convolutions belong to the graphs of kernels that are started at once; left out, as XLA
         # has it, they leave gaps between themselves and all else.
-        "xla_gpu_enable_command_buffer": (
-            "FUSION,CUBLAS,CUBLASLT,CUDNN,CONVOLUTION,CUSTOM_CALL,DYNAMIC_SLICE_FUSION"
-        ),
+        _GRAPHS: "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION" + _CONVOLUTIONS,
         "xla_gpu_graph_min_graph_size": "1",
         # Within a graph, kernels that do not need each other run side by side.
         _ORDER: "CONCURRENT",
@@ -45,12 +46,23 @@ def compiler_options(*, in_order: bool = False) -> dict[str, str]:
         in_order: for a program whose operations all need the one before, as those of a network on
             whole frames do: a GPU then looks for none to run side by side.
     """
-    options = _OPTIONS.get(jax.default_backend(), {})
-    return {
-        name: value
-        for name, value in options.items()
-        if not (in_order and name == _ORDER) and _has(name, value)
-    }
+    options = dict(_OPTIONS.get(jax.default_backend(), {}))
+    if in_order:
+        options.pop(_ORDER, None)
+    if _GRAPHS in options and not _convolves_while_compiling():
+        options[_GRAPHS] = options[_GRAPHS].removesuffix(_CONVOLUTIONS)
+    return {name: value for name, value in options.items() if _has(name, value)}
+
+
+def _convolves_while_compiling() -> bool:
+    """Whether XLA compiles all programs in this process and times the ways of each convolution.
+
+    cuDNN loads a kernel when it first runs, which fails while a graph is recorded. What comes from
+    a cache on disk has not run yet.
+    """
+    cached = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir
+    flags = os.environ.get("XLA_FLAGS", "")
+    return not cached and not any(word in flags for word in ("autotune", "deterministic"))
 
 
 @functools.cache
