@@ -69,10 +69,10 @@ class Outcome:
 
     Attributes:
         grid: bool [N, Gh, Gw], the blocks executed.
-        seen: logits after the frame, as `RunnerState.seen`.
+        seen: logits after the frame, as `RunnerState.seen`; None out of `Steps.frame`.
         gain: float32 [N, Gh, Gw], information gained per block.
     """
 
     grid: jax.Array
-    seen: jax.Array
+    seen: jax.Array | None
     gain: jax.Array

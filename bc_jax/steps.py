@@ -191,7 +191,8 @@ class Steps:
         )
         # A policy to compare with executes what it says, and no more.
         grid = filled & decision.allowed if self.learns else filled & wanted
-        frames = jnp.where(decision.allowed[..., None], frames, jnp.zeros((), frames.dtype))
+        if jnp.issubdtype(frames.dtype, jnp.floating):  # others are always allowed
+            frames = jnp.where(decision.allowed[..., None], frames, jnp.zeros((), frames.dtype))
         return grid, frames
 
     def settle(
@@ -290,8 +291,9 @@ class Steps:
             **options: of `decide`.
 
         Returns:
-            The next state, the Decision without what was looked at, the Outcome, and the metrics of
-            learning, an empty dict where nothing is learnt.
+            The next state, the Decision without what was looked at, the Outcome without what was
+            seen, which the state has, and the metrics of learning, an empty dict where nothing is
+            learnt.
         """
         state, decision = self.decide(state, frames, reset, learns=learns, **options)
         state, outcome = self.execute(params, state, decision, frames, capacity=capacity)
@@ -299,7 +301,8 @@ class Steps:
         if learns:
             learnt, metrics = self.learn(state.policy, decision, outcome)
             state = state.replace(policy=learnt)
-        return state, decision.replace(observation=None, looked=None), outcome, metrics
+        decision = decision.replace(observation=None, looked=None)
+        return state, decision, outcome.replace(seen=None), metrics
 
     def _gain(self, before: jax.Array, after: jax.Array, grid: jax.Array, capacity: int):
         """What each executed block gained, and 0 for the others: float32 [N, Gh, Gw]."""

@@ -240,6 +240,18 @@ def test_a_fixed_capacity_does_what_the_parts_do(policy):
     assert parts.metrics.keys() == at_once.metrics.keys()
 
 
+def test_large_arrays_are_not_copied_needlessly():
+    """Whole numbers are always good pixels, and what was seen is in the state."""
+    frames = jnp.asarray((255 * video(1)[0]).astype(np.uint8))
+    run = runner(capacity=3, capacity_steps=1)
+    run(frames)
+    assert run.outcome.seen is None
+    state = run._pieces.packed(run.state)
+    _, decision = run._pieces.decide(state, frames, np.zeros(1, bool), learns=False)
+    _, same = run._pieces.choose(decision, frames, capacity=3)
+    assert same.unsafe_buffer_pointer() == frames.unsafe_buffer_pointer()
+
+
 def test_a_fixed_capacity_is_kept_but_where_a_stream_begins():
     run = runner(capacity=2, train_interval=2)
     frames = video(6)

@@ -7,7 +7,7 @@ import jax
 
 _ORDER = "xla_gpu_command_buffer_scheduling_mode"
 _GRAPHS = "xla_gpu_enable_command_buffer"
-_CONVOLUTIONS = ",CONVOLUTION"
+_KINDS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION"
 _OPTIONS = {
     "cpu": {
         # XLA's YNNPACK convolution is several times slower than its Eigen one on small images
@@ -21,7 +21,7 @@ _OPTIONS = {
     "gpu": {
         # Convolutions belong to the graphs of kernels that are started at once; left out, as XLA
         # has it, they leave gaps between themselves and all else.
-        _GRAPHS: "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION" + _CONVOLUTIONS,
+        _GRAPHS: _KINDS + ",CONVOLUTION",
         "xla_gpu_graph_min_graph_size": "1",
         # Within a graph, kernels that do not need each other run side by side.
         _ORDER: "CONCURRENT",
@@ -50,7 +50,7 @@ def compiler_options(*, in_order: bool = False) -> dict[str, str]:
     if in_order:
         options.pop(_ORDER, None)
     if _GRAPHS in options and not _convolves_while_compiling():
-        options[_GRAPHS] = options[_GRAPHS].removesuffix(_CONVOLUTIONS)
+        options[_GRAPHS] = _KINDS
     return {name: value for name, value in options.items() if _has(name, value)}
 
 
