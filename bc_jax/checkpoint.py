@@ -210,11 +210,26 @@ class Checkpointer:
         missing = {"folder", "leaves", "metadata"} - document.keys()
         if missing:
             raise CorruptCheckpointError(f"checkpoint {path} is damaged: without {sorted(missing)}")
+        if not _FOLDER.fullmatch(str(document["folder"])):
+            raise CorruptCheckpointError(
+                f"checkpoint {path} is damaged: its folder is {document['folder']!r}"
+            )
         return document
 
-    def _read(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
+    def _described(self, step: int) -> tuple[dict[str, Any], list[_Leaf]]:
+        """What a checkpoint's file says, and the leaves that it describes."""
         document = self._document(step)
-        saved = [_Leaf(**{**d, "shape": tuple(d["shape"])}) for d in document["leaves"]]
+        try:
+            leaves = [_Leaf(**{**d, "shape": tuple(d["shape"])}) for d in document["leaves"]]
+        except (TypeError, KeyError) as error:
+            raise CorruptCheckpointError(
+                f"checkpoint {self._file(step)} is damaged: a leaf is not described as it must be "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        return document, leaves
+
+    def _read(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
+        document, saved = self._described(step)
         wanted, tree = jax.tree_util.tree_flatten_with_path(like)
         _check_structure(self._file(step), saved, [_describe(*leaf) for leaf in wanted])
         folder = self.directory / document["folder"]

@@ -6,6 +6,7 @@ execute, and picks the smallest compiled capacity that holds them. What it does 
 """
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,8 @@ def capacities(total: int, steps: int) -> tuple[int, ...]:
 class Runner:
     """A network on a video: `outputs = runner(frames)`.
 
-    The state, `runner.state`, is an explicit pytree: save it, put it back, share it.
+    The state, `runner.state`, is an explicit pytree: save it, put it back, give it to another. It
+    is that of the last frame until the next one is run, which writes into it.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class Runner:
                 works ahead, and only the count of blocks is waited for.
             on_compile: told what is about to be compiled.
         """
+        if capacity_steps < 1:
+            raise ValueError(f"capacity_steps is {capacity_steps}; it is 1 or more")
         policy = PolicyConfig(target=target) if policy is None else policy
-        self.params = params
+        self._params = params
         sparse = apply_fn if isinstance(apply_fn, BlockCopy) else blockcopy(apply_fn, block_size)
         self.steps = Steps(sparse, policy, target, train_interval, logits or only_array)
         self.learning = learning and self.steps.learns
@@ -106,19 +110,39 @@ class Runner:
         self._prepare = jax.jit(sparse.prepare)
         self._prepared: Prepared | None = None
         self._goes_on: jax.Array | None = None  # `reset` where no stream begins
+        self._begun = False  # whether all streams are known to have begun
+
+    @property
+    def params(self):
+        """The network's parameters; others need another Runner."""
+        return self._params
 
     @property
     def state(self) -> RunnerState | None:
-        """All that carries over to the next frame; None before the first."""
+        """All that carries over to the next frame; None before the first.
+
+        It is valid until the next call, which writes into it: `jax.tree.map(jnp.copy, state)` keeps
+        it. What is put in its place is copied, and stays whole.
+        """
         return None if self._state is None else self._pieces.unpacked(self._state)
 
     @state.setter
     def state(self, state: RunnerState | None):
-        self._state, self._frames = None if state is None else self._pieces.packed(state), None
+        self._frames, self._begun = None, False
+        if state is None:
+            self._state = None
+            return
+        leaves = jax.tree.leaves(state)
+        if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves):
+            raise ValueError(
+                "this state is not that of the last frame: the next one has written into it; keep "
+                "jax.tree.map(jnp.copy, runner.state) of a state to come back to"
+            )
+        self._state = self._pieces.packed(jax.tree.map(jnp.copy, state))
 
     def start(self, frames) -> RunnerState:
         """The state before the first frame; frames [N, H, W, 3] give shape and dtype."""
-        return self._pieces.unpacked(self._pieces.init(self._key, self.params, frames))
+        return self._pieces.unpacked(self._pieces.init(self._key, self._params, frames))
 
     def __call__(self, frames, reset=None, *, dense=None, count=None):
         """Run one frame of each stream.
@@ -135,17 +159,24 @@ class Runner:
             writes into them: copy what you keep.
 
         Raises:
-            ValueError: frames of another shape than the first ones', or not of whole blocks.
+            ValueError: frames of another shape than the first ones', or not of whole blocks; or
+                `reset` has not one value for each stream.
         """
         frames = jnp.asarray(frames)
         frames = frames[None] if frames.ndim == 3 else frames
+        if np.shape(reset) not in ((), frames.shape[:1]):
+            raise ValueError(
+                f"reset has shape {np.shape(reset)}, and frames are of {len(frames)} streams, each "
+                "of which it says whether it begins"
+            )
         total = int(np.prod(self.steps.sparse.grid_shape(frames)))
         capacity = None if self._capacity is None else _blocks(self._capacity, total)
         self.compiled = ()
         if self._state is None:
             self._notice("state")
-            self.steps.sparse.explain(self.params, frames)  # warns where nothing is to be gained
-            self._state = self._pieces.init(self._key, self.params, frames)
+            self.steps.sparse.explain(self._params, frames)  # warns where nothing is to be gained
+            _warn_of_range(frames)
+            self._state = self._pieces.init(self._key, self._params, frames)
         kept = self._state.frame_state.frames
         if frames.shape != kept.shape or frames.dtype != kept.dtype:
             raise ValueError(
@@ -153,10 +184,10 @@ class Runner:
                 f"{kept.dtype}{list(kept.shape)} before; begin a new Runner for another size"
             )
         if self._prepared is None:
-            self._prepared = self._prepare(self.params, frames)
+            self._prepared = self._prepare(self._params, frames)
             self._goes_on = jnp.zeros(frames.shape[0], bool)
         begins = reset is not None and np.any(reset)
-        reset = np.asarray(reset, bool) if begins else self._goes_on
+        reset = np.broadcast_to(np.asarray(reset, bool), len(frames)) if begins else self._goes_on
         count = None if count is None else np.int32(count)
         frame = 1 + (int(self._state.frame) if self._frames is None else self._frames)
         learns = self.learning and frame % self.steps.train_interval == 0
@@ -164,12 +195,26 @@ class Runner:
         if capacity is None:
             outputs = self._run_in_parts(frames, reset, learns, total, options)
         else:
-            unknown = self._frames is None  # a state from elsewhere
-            begins = begins or (unknown and bool(self._state.missing.any()))
+            begins = begins or self._one_has_waited(frames)
+            self._begun = self._begun and not begins
             capacity = total if begins else capacity
             outputs = self._run_at_once(frames, reset, learns, capacity, options)
         self._frames = frame
         return outputs
+
+    def _one_has_waited(self, frames) -> bool:
+        """Whether a stream begins with this frame since its first ones were left out.
+
+        What is read back for this is not needed any more once all streams have begun.
+        """
+        if self._begun:
+            return False
+        missing = np.asarray(self._state.missing).any((1, 2))
+        self._begun = not missing.any()
+        good = np.ones(len(missing), bool)
+        if jnp.issubdtype(frames.dtype, jnp.floating):
+            good = np.asarray(jnp.isfinite(frames).all((1, 2, 3)))
+        return bool((missing & good).any())
 
     def _run_at_once(self, frames, reset, learns: bool, capacity: int, options: dict):
         """One program, of a capacity."""
@@ -229,9 +274,22 @@ class Runner:
             self._on_compile(what)
 
 
+def _warn_of_range(frames) -> None:
+    """Warn where the policy would see nothing but white."""
+    if not jnp.issubdtype(frames.dtype, jnp.floating):
+        return
+    largest = float(jnp.where(jnp.isfinite(frames), frames, 0).max())
+    if largest > 2:
+        warnings.warn(
+            f"frames are {frames.dtype} of up to {largest:g}; the policy takes floats from 0 to 1, "
+            "or uint8, and sees all above 1 as 1",
+            stacklevel=3,
+        )
+
+
 def _blocks(capacity, total: int) -> int:
     """How many blocks a `Runner`'s capacity is, of all; ValueError where it is none."""
-    if not isinstance(capacity, float):
+    if not isinstance(capacity, float | np.floating):
         return check_capacity(capacity, total)
     if not 0 < capacity <= 1:
         raise ValueError(

@@ -51,7 +51,11 @@ class Steps:
     logits: Callable[[Any], jax.Array] = only_array
 
     def __post_init__(self):
-        """Raises ValueError for an unknown policy."""
+        """Raises ValueError for an unknown policy, and for what cannot be."""
+        if self.train_interval < 1:
+            raise ValueError(f"train_interval is {self.train_interval}; it is 1 frame or more")
+        if not 0 <= self.target <= 1:
+            raise ValueError(f"target is {self.target}; it is a fraction of the blocks, 0 to 1")
         if not self.learns and self.policy not in BASELINES:
             raise ValueError(
                 f"no policy is named {self.policy!r}; there are {', '.join(BASELINES)}"
@@ -319,9 +323,8 @@ class Steps:
     def _reduce(self, logits, frames) -> jax.Array:
         if not self.learns and self.policy != "oracle":
             return logits[:, :1, :1]  # nothing is looked at
-        stride = frames.shape[1] // logits.shape[1]
         scale = self.policy.gain_scale if self.learns else 0.25
-        every = max(1, round(1 / scale / stride))
+        every = max(1, round(logits.shape[1] / frames.shape[1] / scale))
         if logits.shape[1] % every or logits.shape[2] % every:
             every = 1
         return logits[:, ::every, ::every]

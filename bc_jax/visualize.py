@@ -8,10 +8,11 @@ another folder, 'off' none).
 
 import contextlib
 import dataclasses
+import sys
 from pathlib import Path
 
 from bc_jax import build, command_line
-from bc_jax.config import BlockConfig, Config, PolicyConfig, from_command_line
+from bc_jax.config import BlockConfig, Config, ConfigError, PolicyConfig, from_command_line
 from bc_jax.data import TruncatedVideo
 from bc_jax.evaluation import Evaluation
 from bc_jax.film import Film, Wanted
@@ -24,6 +25,17 @@ DEFAULT = Config(
     blocks=BlockConfig(size=(64, 64), capacities=8),
     policy=PolicyConfig.light(target=0.3),
 )
+
+
+# What this command has arguments of its own for.
+_INSTEAD = {
+    "--data.frames": "--frames",
+    "--data.start": "--start",
+    "--evaluate.frames": "--frames",
+    "--evaluate.start": "--start",
+    "--evaluate.source": "--input",
+    "--evaluate.picture": "--stills",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +65,12 @@ class Arguments:
 
 def main(argv=None) -> None:
     """Read the settings, draw, and say what cannot be in one line."""
+    argv = sys.argv[1:] if argv is None else argv
     config, arguments = from_command_line(__doc__, argv, extra=Arguments, default=DEFAULT)
     command_line.prepare()
     with command_line.errors_told():
+        for name in _INSTEAD.keys() & {word.split("=")[0] for word in argv}:
+            raise ConfigError(f"{name} is for other commands; {_INSTEAD[name]} says what is drawn")
         visualize(config, arguments)
 
 

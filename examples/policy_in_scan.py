@@ -3,8 +3,9 @@
     python examples/policy_in_scan.py
 
 `bc_jax.Steps` holds the pieces of a frame as pure functions of a state: decide, execute, learn. In
-a scan the capacity, the most blocks that a frame may execute, is fixed; the first frame, in which
-everything is executed, runs before it.
+a scan the capacity is fixed, and every frame executes so many blocks: those that the policy draws,
+and where it draws fewer, those that it finds likeliest. So it is the target's. The first frame, in
+which everything is executed, runs before the scan.
 """
 
 import jax
@@ -30,7 +31,7 @@ def main(
         bc_jax.blockcopy(network.apply_fn, block), bc_jax.PolicyConfig.light(target=target)
     )
     total = int(np.prod(steps.sparse.grid_shape(clip[0])))
-    capacity = min(total, round(1.5 * target * total))
+    capacity = max(1, round(target * total))
 
     @jax.jit
     def train(key, params, clip):

@@ -246,6 +246,28 @@ def test_missing_arrays_are_noticed(saved):
         saved.restore(make_run())
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda document: document["leaves"][0].pop("shape"),
+        lambda document: document["leaves"][0].update(size=3),
+        lambda document: document.update(leaves=5),
+        lambda document: document.update(leaves=["a"]),
+        lambda document: document.update(folder="../elsewhere"),
+        lambda document: document.update(folder=7),
+    ],
+)
+def test_a_file_that_is_damaged_within_is_told_and_an_older_one_taken(saved, damage):
+    path = saved.directory / "00000030.json"
+    document = json.loads(path.read_text())
+    damage(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(CorruptCheckpointError, match=r"00000030\.json is damaged"):
+        saved.restore(make_run())
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert saved.restore(make_run(), fallback=True)[1] == {"position": 20}
+
+
 def test_a_file_of_another_program_or_version(saved):
     path = saved.directory / "00000030.json"
     document = json.loads(path.read_text())

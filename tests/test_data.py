@@ -559,13 +559,25 @@ def test_camera_begins_anew_with_a_reset():
 def test_position_of_other_clips_is_refused(folders, video):
     position = batches(folders, 2).position
     with pytest.raises(
-        ValueError, match=r"saved for 2 streams of 5 clips from c0, c1, c2, \.\.\., a"
+        ValueError, match=r"saved for 2 streams of 5 clips from c0, c1, c2, \.\.\. \(.*\), a"
     ):
         batches(folders, 3, position=position)
     with pytest.raises(ValueError, match=r"these are 2 streams of 2 clips from ramp\.mp4"):
         batches(video, 2, position=position)
     with pytest.raises(ValueError, match="saved for something else"):
         batches(video, 2, position={"epoch": 3})
+    longer, shorter = (open_source(video, frames=frames) for frames in (8, 4))
+    message = r"from ramp\.mp4 \(4, 4 frames\), and these are .* \(2, 2 frames\)"
+    with pytest.raises(ValueError, match=message):
+        batches(shorter, 2, position=batches(longer, 2).position)
+
+
+def test_position_beyond_a_clips_end_is_refused(video):
+    played = batches(open_source(video, frames=8))
+    for _ in range(6):
+        next(played)
+    with pytest.raises(ValueError, match=r"after 6 frames of a clip of ramp\.mp4 that has 4 now"):
+        batches(open_source(video, frames=4), position=played.position)
 
 
 def test_truncated_source_ends_the_batches_or_moves_on(tmp_path, folders):

@@ -177,6 +177,26 @@ def test_a_stream_that_begins_with_nan_executes_all_in_its_first_good_frame():
     assert run.outcome.grid.all()
 
 
+def test_with_a_fixed_capacity_too_and_other_streams_do_not_wait():
+    frames = video(6, streams=2).copy()
+    frames[0, 1, 0, 0] = np.inf
+    frames[1, 1, 3, 4] = np.nan
+    frames[4, 0, 0, 0] = np.nan
+    resets = [None, None, None, None, [True, False], None]
+    run, counts = runner(capacity=3, train_interval=100), []
+    for frame, reset in zip(frames, resets, strict=True):
+        outputs = run(frame, reset)
+        counts.append(run.outcome.grid.sum((1, 2)).tolist())
+    whole = GRID[0] * GRID[1]
+    assert counts[0] == [whole, 0]
+    assert counts[1] == [3, 0]
+    assert counts[2] == [whole, whole]  # the second stream begins
+    assert sum(counts[3]) == 3
+    assert counts[4][0] == 0  # it begins anew with a frame that is left out
+    assert counts[5] == [whole, whole]
+    np.testing.assert_allclose(outputs, dense(frames[5]), atol=1e-5)
+
+
 def test_only_nan_teaches_nothing_and_breaks_nothing(learner):
     run = learner
     for _ in range(6):
@@ -416,7 +436,62 @@ def test_the_oracle_takes_the_blocks_that_are_wrong():
     assert np.argwhere(run.outcome.grid[0]).tolist() == [[0, 1]]
 
 
+def test_a_state_is_given_to_another_runner_and_stays_whole():
+    frames = video(4)
+    one, other = runner("static"), runner("static")
+    one(frames[0])
+    other.state = one.state
+    np.testing.assert_array_equal(np.asarray(one(frames[1])), np.asarray(other(frames[1])))
+    kept = jax.tree.map(jnp.copy, one.state)
+    again = [np.asarray(one(frames[2]))]
+    for _ in range(2):
+        one.state = kept
+        again.append(np.asarray(one(frames[2])))
+    np.testing.assert_array_equal(again[0], again[1])
+    np.testing.assert_array_equal(again[0], again[2])
+
+
+def test_a_state_that_was_written_into_is_refused():
+    run = runner("all", capacity_steps=1)
+    run(video()[0])
+    before = run.state
+    run(video()[1])
+    with pytest.raises(ValueError, match=r"the next one has written into it; keep jax\.tree\.map"):
+        run.state = before
+    run(video()[2])
+
+
+def test_logits_may_be_larger_than_the_frame():
+    def larger(params, frames):
+        n, h, w, c = frames.shape
+        return jax.image.resize(frames, (n, 2 * h, 2 * w, c), "nearest")
+
+    run = Runner(larger, PARAMS, block_size=BLOCK, policy=POLICY, train_interval=1)
+    for frames in video(3):
+        outputs = run(frames)
+    assert outputs.shape == (1, 2 * SIZE[0], 2 * SIZE[1], 3)
+    assert run.state.seen.shape[1:3] == (SIZE[0] // 4, SIZE[1] // 4)
+    assert int(run.state.policy.step) == 2  # the first frame tells nothing
+
+
+def test_frames_that_the_policy_would_see_as_white_are_told():
+    with pytest.warns(UserWarning, match="float32 of up to 25.*the policy takes floats from 0 to"):
+        runner()(255 * video()[0])
+
+
 def test_errors_name_what_is_possible():
+    for wrong, message in (
+        ({"train_interval": 0}, "train_interval is 0; it is 1 frame or more"),
+        ({"capacity_steps": 0}, "capacity_steps is 0; it is 1 or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runner(**wrong)
+    with pytest.raises(ValueError, match=r"target is 1\.5; it is a fraction of the blocks"):
+        Runner(network, PARAMS, policy="random", target=1.5)
+    with pytest.raises(ValueError, match=r"reset has shape \(2,\), and frames are of 1 streams"):
+        runner()(video()[0], reset=[True, False])
+    with pytest.raises(AttributeError, match="params"):
+        runner().params = PARAMS
     with pytest.raises(ValueError, match="no policy is named 'best'; there are all, none, random"):
         runner("best")
     with pytest.raises(ValueError, match="the oracle needs `dense`"):

@@ -107,7 +107,7 @@ def test_frames_of_another_type_than_the_states(sparse, state):
     says(error, "uint8", "float32")
 
 
-@pytest.mark.parametrize("shape", [(32, 48, 3), (32, 48), (1, 2, 32, 48, 3)])
+@pytest.mark.parametrize("shape", [(32, 48, 3), (32, 48), (1, 2, 32, 48, 3), (0, 32, 48, 3)])
 def test_frames_that_are_not_nhwc(sparse, state, shape):
     for call in (
         lambda x: sparse.init(params(), x),

@@ -77,6 +77,43 @@ def test_one_trace_per_capacity_whatever_the_grid(clip):
     assert len(networks) <= 3 * once
 
 
+class Nameless:
+    """A leaf that cannot be told from others."""
+
+    __hash__ = None
+
+    def __init__(self, factor):
+        self.factor = factor
+
+
+@pytest.mark.parametrize(
+    ("kinds", "traces"),
+    [((jax.nn.relu, jnp.tanh), 2), (("relu", "tanh"), 2), ((Nameless(2), Nameless(3)), 5)],
+    ids=["functions", "names", "unhashable"],
+)
+def test_other_leaves_than_arrays_have_traces_of_their_own(clip, kinds, traces):
+    frames, _ = clip
+    calls = []
+
+    def network(p, x):
+        calls.append(p["kind"])
+        y, kind = zoo.conv(x, p["a"], 2), p["kind"]
+        if isinstance(kind, Nameless):
+            return y * kind.factor
+        return getattr(jax.nn, kind)(y) if isinstance(kind, str) else kind(y)
+
+    sparse = bc_jax.blockcopy(network, block_size=8)
+    state = sparse.init({"a": params()["a"], "kind": kinds[0]}, frames[0])
+    for _ in range(2):
+        for kind in kinds:
+            p = {"a": params()["a"], "kind": kind}
+            outputs, _ = sparse(p, state, frames[0], jnp.ones(GRID, bool))
+            traced = len(calls)
+            assert_close(outputs, network(p, frames[0]))
+            del calls[traced:]
+    assert len(calls) == traces
+
+
 def test_the_step_runs_without_jit(sparse, clip, played):
     frames, grids = clip
     state = sparse.init(params(), frames[0])

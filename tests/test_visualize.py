@@ -117,6 +117,22 @@ def test_the_input_is_drawn_from_its_beginning_whatever_the_config_measures():
     assert config.evaluate.policies == ("learned",)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--data.frames", "3"),
+            "--data.frames is for other commands; --frames says what is drawn",
+        ),
+        (("--evaluate.start=3",), "--evaluate.start is for other commands; --start says"),
+    ],
+)
+def test_what_is_not_heeded_is_refused(words, message, capsys):
+    with pytest.raises(SystemExit):
+        visualize.main([*words])
+    assert message in capsys.readouterr().err
+
+
 def test_the_terminal_shows_the_picture_in_half_blocks():
     picture = np.zeros((40, 80, 3), np.uint8)
     picture[:, 40:] = (10, 200, 30)

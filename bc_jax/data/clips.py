@@ -207,7 +207,7 @@ class Batches(Iterator[Batch]):
             )
         self._pass, self._step = position["pass"], position["step"]
         for player, (clip, frame, done) in zip(self._players, position["streams"], strict=True):
-            player.clip, player.frame, player.done = clip, frame, done
+            player.go_to(clip, frame, done=done)
 
 
 class _Player:
@@ -219,6 +219,18 @@ class _Player:
         self.done = False  # has played all clips once
         self._frames: Iterator[Labelled] | None = None
         self._reset = True
+
+    def go_to(self, clip: int, frame: int, *, done: bool):
+        """Go on from a frame of a clip; ValueError where the clip is shorter."""
+        source = self._sources[self._clips[clip].source]
+        frames = self._clips[clip].frames
+        frames = source.length if frames is None else frames
+        if frames is not None and frame > frames:
+            raise ValueError(
+                f"the position is after {frame} frames of a clip of {_file_name(source.name)} that "
+                f"has {frames} now; give it as many frames as before, or more"
+            )
+        self.clip, self.frame, self.done = clip, frame, done
 
     def next(self) -> tuple[Labelled, bool, tuple[int, int], bool]:
         """The next frame, whether it begins a clip, its (source, frame), whether it ends one."""
@@ -271,4 +283,7 @@ def _summary(what) -> str:
         return "something else"
     names = list(dict.fromkeys(str(clip[0]) for clip in what["clips"]))
     shown_names = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{what['streams']} streams of {len(what['clips'])} clips from {shown_names}"
+    lengths = ["all" if clip[2] is None else str(clip[2]) for clip in what["clips"]]
+    shown_lengths = ", ".join(lengths[:5]) + (", ..." if len(lengths) > 5 else "")
+    streams, clips = what["streams"], len(what["clips"])
+    return f"{streams} streams of {clips} clips from {shown_names} ({shown_lengths} frames)"

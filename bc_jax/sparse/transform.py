@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from bc_jax.lowering import RowKernel, compiler_options
@@ -15,6 +16,7 @@ from bc_jax.sparse.blocks import Blocks, block_index, executed_grid, split
 from bc_jax.sparse.explain import Report, make_report
 from bc_jax.sparse.halo import write_tiles
 from bc_jax.sparse.interpreter import Context, interpret
+from bc_jax.sparse.parameters import array_leaves, identity, rebuilder
 from bc_jax.sparse.plan import Plan, Record, memory_for
 from bc_jax.sparse.prepare import prepare
 from bc_jax.sparse.program import Program, trace
@@ -84,8 +86,8 @@ class BlockCopy:
             ValueError: where the frames are not [N, H, W, C] or are not made of whole blocks.
         """
         shape = tuple(frames.shape)
-        if len(shape) != 4:
-            raise ValueError(f"frames must be [N, H, W, C]; got shape {shape}")
+        if len(shape) != 4 or not shape[0]:
+            raise ValueError(f"frames must be [N, H, W, C], N at least 1; got shape {shape}")
         for name, size, block in zip(("height", "width"), shape[1:3], self.block_size, strict=True):
             if size % block or not size:
                 raise ValueError(_not_whole(name, shape[1:3], self.block_size))
@@ -122,7 +124,7 @@ class BlockCopy:
         if isinstance(params, Prepared):
             return params
         traced = self._trace(params, frames)
-        arrays = traced.once.run(_array_leaves(params))
+        arrays = traced.once.run(array_leaves(params))
         return Prepared(traced.plan.make_ready(traced.program, arrays), traced)
 
     def __call__(self, params, state: FrameState, frames, grid, *, capacity: int | None = None):
@@ -152,7 +154,8 @@ class BlockCopy:
         frames, grid = jnp.asarray(frames), _array(grid)
         n, gh, gw = self.grid_shape(frames)
         _check_call(state, frames, grid, (n, gh, gw))
-        traced = self._trace(params, frames)
+        prepared = self.prepare(params, frames)
+        traced = prepared.traced
         _check_state(state, traced.state)
         total = n * gh * gw
         capacity = total if capacity is None else check_capacity(capacity, total)
@@ -162,7 +165,7 @@ class BlockCopy:
         memory = {kind: dict(kept) for kind, kept in state.memory.items()}
         context = Context(blocks, traced.program, traced.plan, memory)
         image = Blocked(tiles, (0, 1, 2), key="frames", dense=kept_frames)
-        results = interpret(context, [*self.prepare(params, frames).arrays, image])
+        results = interpret(context, [*prepared.arrays, image])
         outputs = [
             _finish(context, result, kept)
             for result, kept in zip(results, jax.tree.leaves(state.outputs), strict=True)
@@ -228,12 +231,13 @@ class BlockCopy:
                     f"made for {made_for.dtype}{list(made_for.shape)}; prepare for these"
                 )
             return params.traced
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _array_leaves(params)]
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in array_leaves(params)]
         frame_shape = jax.ShapeDtypeStruct(frames.shape, frames.dtype)
-        key = (jax.tree.structure(params), *((s.shape, s.dtype) for s in (*shapes, frame_shape)))
-        if key in self._traced:
+        kind = identity(params)
+        key = (kind, *((s.shape, s.dtype) for s in (*shapes, frame_shape)))
+        if kind is not None and key in self._traced:
             return self._traced[key]
-        rebuild = _rebuilder(params)
+        rebuild = rebuilder(params)
         program = trace(lambda leaves, f: self.apply_fn(rebuild(leaves), f), shapes, frame_shape)
         once, program = prepare(program)
         prepared = jax.eval_shape(once.run, shapes)
@@ -245,7 +249,7 @@ class BlockCopy:
             memory=memory_for(plan, grid_shape),
         )
         traced = _Traced(once, program, plan, records, state, grid_shape)
-        if not program.holds_tracers:
+        if kind is not None and not program.holds_tracers:
             self._traced[key] = traced
         return traced
 
@@ -269,7 +273,7 @@ def blockcopy(apply_fn: Callable, block_size: int | tuple[int, int] = 128) -> Bl
     """
     if not callable(apply_fn):
         raise TypeError(f"apply_fn must be callable as apply_fn(params, frames); got {apply_fn!r}")
-    sizes = tuple(block_size) if isinstance(block_size, tuple | list) else (block_size, block_size)
+    sizes = tuple(block_size) if np.ndim(block_size) else (block_size, block_size)
     if len(sizes) != 2 or any(not hasattr(s, "__index__") or s < 1 for s in sizes):
         raise ValueError(f"block_size must be a positive integer or two; got {block_size!r}")
     return BlockCopy(apply_fn, (int(sizes[0]), int(sizes[1])))
@@ -283,30 +287,6 @@ def check_capacity(capacity, total: int) -> int:
     if not 1 <= int(capacity) <= total:
         raise ValueError(f"capacity must be from 1 to {total}, all blocks; got {int(capacity)}")
     return int(capacity)
-
-
-def _is_array(leaf) -> bool:
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-
-
-def _array_leaves(params) -> list:
-    return [
-        leaf if _is_array(leaf) else jnp.asarray(leaf)
-        for leaf in jax.tree.leaves(params)
-        if _is_array(leaf) or isinstance(leaf, int | float | complex)
-    ]
-
-
-def _rebuilder(params) -> Callable:
-    """Put array leaves back among those that are not arrays (functions and names in modules)."""
-    leaves, tree = jax.tree.flatten(params)
-    fixed = [None if _is_array(x) or isinstance(x, int | float | complex) else (x,) for x in leaves]
-
-    def rebuild(arrays):
-        arrays = iter(arrays)
-        return jax.tree.unflatten(tree, [f[0] if f else next(arrays) for f in fixed])
-
-    return rebuild
 
 
 def _walk(program: Program, shapes, frame_shape, grid_shape):

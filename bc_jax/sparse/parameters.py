@@ -1,0 +1,53 @@
+"""A network's parameters: the arrays, and what else a pytree of a library's modules may hold."""
+
+from collections.abc import Callable, Hashable
+
+import jax
+import jax.numpy as jnp
+
+
+def is_array(leaf) -> bool:
+    """Whether a leaf has a shape and a dtype."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def array_leaves(params) -> list:
+    """The leaves that are arrays, or numbers, as arrays; shapes stand for themselves."""
+    return [
+        leaf if is_array(leaf) else jnp.asarray(leaf)
+        for leaf in jax.tree.leaves(params)
+        if _becomes_array(leaf)
+    ]
+
+
+def rebuilder(params) -> Callable:
+    """A function from other arrays to parameters like these, whose other leaves stay."""
+    fixed, tree = _fixed_leaves(params), jax.tree.structure(params)
+
+    def rebuild(arrays):
+        arrays = iter(arrays)
+        return jax.tree.unflatten(tree, [f[0] if f else next(arrays) for f in fixed])
+
+    return rebuild
+
+
+def identity(params) -> Hashable | None:
+    """What tells parameters from others beside their arrays; None where that cannot be told.
+
+    It is their structure, and the leaves that are no arrays: functions and names in modules.
+    """
+    found = jax.tree.structure(params), _fixed_leaves(params)
+    try:
+        hash(found)
+    except TypeError:
+        return None
+    return found
+
+
+def _becomes_array(leaf) -> bool:
+    return is_array(leaf) or isinstance(leaf, int | float | complex)
+
+
+def _fixed_leaves(params) -> tuple:
+    """Per leaf nothing where it becomes an array, else the leaf."""
+    return tuple(() if _becomes_array(leaf) else (leaf,) for leaf in jax.tree.leaves(params))
