@@ -33,7 +33,9 @@ wheel:
 # Runs in the environment at hand, with its JAX: installs nothing, and needs of the packages for
 # tests pytest alone. The benchmark runs even where a test fails.
 gpu-check:
-	BC_JAX_TEST_PLATFORM=cuda,cpu $(PYTHON) -m pytest -q tests/test_gpu.py; tests=$$?; \
+	workers=$$($(PYTHON) -c "import xdist; print('-n 8')" 2>/dev/null); \
+	XLA_PYTHON_CLIENT_PREALLOCATE=false BC_JAX_TEST_PLATFORM=cuda,cpu \
+	$(PYTHON) -m pytest -q $$workers tests/test_gpu.py; tests=$$?; \
 	$(PYTHON) -m benchmarks.gpu_check --output $(OUT) && exit $$tests
 
 bench: venv
