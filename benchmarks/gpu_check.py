@@ -26,6 +26,7 @@ def plan() -> list[Part]:
         part("network", Case(rn50, LARGE, **half), **more),
         part("network", Case(rn18, LARGE, **half), **more),
         part("step", Case(rn50, LARGE, **half), **once),
+        part("host", Case(rn50, LARGE, **half)),
         part("step", Case(rn18, LARGE, **half), **once),
         part("network", Case(rn50, LARGE, **half, streams=4), **few),
         part("step", Case(rn50, LARGE, **half, streams=4), **once),

@@ -14,6 +14,7 @@ from bc_jax.sparse import keep_memory
 from benchmarks import (
     against_torch,
     clip,
+    host,
     lowerings,
     memory,
     network,
@@ -32,6 +33,7 @@ MODULES = {
     "scaling": scaling,
     "memory": memory,
     "clip": clip,
+    "host": host,
     "against_torch": against_torch,
     "lowerings": lowerings,
 }

@@ -24,6 +24,7 @@ from benchmarks import (
     cases,
     clip,
     gpu_check,
+    host,
     lowerings,
     memory,
     network,
@@ -57,7 +58,7 @@ def tiny(monkeypatch):
         frames = 2 * (jnp.full((case.streams, *case.size, 3), 9, jnp.uint8),)
         return cases.Loaded(case, params, frames, blockcopy(apply_fn, case.block))
 
-    for module in (network, parts, step, memory, clip, against_torch):
+    for module in (network, parts, step, memory, clip, host, against_torch):
         monkeypatch.setattr(module, "load", load)
     small = {"widths": (4,), "head_width": 4}
     for name, policy in step.POLICIES.items():
@@ -205,6 +206,20 @@ def test_the_step_adds_up(tiny):
     json.dumps(row)
     heading = bench.table([row], step.COLUMNS).splitlines()[0]
     assert heading.split("  ")[0] == "network" and "learning ms" in heading
+
+
+def test_what_a_frame_costs_the_host_has_a_row_each(tiny):
+    rows = host.measure(CASE, target=0.25, repeats=3, warm_up=1)
+    whats = ["frame", "frame, learnt from", "frame, uploaded", "no work"]
+    assert [row["what"] for row in rows] == whats
+    for row in rows:
+        assert row["executed"] == 2 and row["arrays_given"] > 10
+        assert 0 < row["started_ms"] <= row["done_ms"]
+        assert row["started_p10_ms"] <= row["started_ms"] <= row["started_p90_ms"]
+    returned = [row["arrays_returned"] for row in rows]
+    assert returned[3] < returned[0] == returned[2] < returned[1]
+    json.dumps(rows)
+    assert "started ms" in bench.table(rows, host.COLUMNS).splitlines()[0]
 
 
 def test_learning_is_spread_over_its_interval():
