@@ -39,10 +39,6 @@ class Arguments:
     # How often each is timed; the median counts.
     repeats: int = 10
 
-    def __post_init__(self):
-        if self.repeats < 1 or not all(0 <= f <= 1 for f in self.fractions):
-            raise ValueError("repeats is at least 1, and each of fractions in [0, 1]")
-
 
 def main(argv=None) -> None:
     """Read the settings, measure, and say what cannot be in one line."""
@@ -54,6 +50,8 @@ def main(argv=None) -> None:
 
 def bench(config: Config, arguments: Arguments) -> None:
     """Measure, and print a table."""
+    if arguments.repeats < 1 or not all(0 <= f <= 1 for f in arguments.fractions):
+        raise ValueError("repeats is at least 1, and each of fractions in [0, 1]")
     network = build.network(config)
     batch = next(iter(build.evaluation_frames(config)))
     frames, _ = pad_to_blocks(batch.frames, config.blocks.size)

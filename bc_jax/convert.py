@@ -253,7 +253,8 @@ def load_state_dict(path: str) -> dict[str, np.ndarray]:
 
     Raises:
       ImportError: where PyTorch is not installed.
-      ValueError: if there is no state dict in the file.
+      OSError: where the file cannot be opened.
+      ValueError: if it is damaged, holds more than arrays and numbers, or no state dict.
     """
     try:
         import torch
@@ -261,7 +262,21 @@ def load_state_dict(path: str) -> dict[str, np.ndarray]:
         raise ImportError(
             "reading a PyTorch checkpoint needs PyTorch: pip install torch"
         ) from error
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    numbers = [np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64"))]
+    scalar = np.float64(0).__reduce__()[0]  # as which a best score is saved beside the weights
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    with open(path, "rb"):  # says which file it is that is missing, or a folder
+        pass
+    try:
+        with torch.serialization.safe_globals([*numbers, *names]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # PyTorch raises many kinds
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} is damaged, or no PyTorch checkpoint of arrays alone, which is read without "
+            f"running code from it ({type(error).__name__}: {first}); save the network's "
+            "state_dict() with torch.save"
+        ) from error
     for entry in ("state_dict", "model_state", "model"):
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(entry), Mapping):
             checkpoint = checkpoint[entry]
@@ -296,6 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--output", required=True, help="file to write, .npz; or a folder, for MODEL.npz in it"
     )
     given = parser.parse_args(arguments)
+    if given.num_classes is not None and given.num_classes < 1:
+        parser.error(f"--num-classes is {given.num_classes}; it is 1 or more")
     fields = {} if given.num_classes is None else {"num_classes": given.num_classes}
     output = Path(given.output)
     try:
@@ -306,8 +323,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             state_dict = load_state_dict(given.backbone)
             variables = convert_backbone(state_dict, architecture, jax.random.key(given.seed))
         if output.suffix != ".npz":
-            output.mkdir(parents=True, exist_ok=True)
             output /= f"{given.model}.npz"
+        output.parent.mkdir(parents=True, exist_ok=True)
         write_variables(output, variables)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"bc_jax.convert: {error}")

@@ -96,7 +96,7 @@ class Evaluation:
             self.dense = Dense(self.network, padded, self._on_compile)
         outputs, took = self.dense(padded)
         correct = self._predicted(outputs)
-        kept = ~batch.reset
+        kept = batch.counts
         total = math.prod(self._sparse.grid_shape(padded))
         timed = self._frame >= self.config.evaluate.warm_up
         times = (0.0, took, 0.0)
@@ -214,7 +214,7 @@ class Evaluation:
         """Add to a row how its classes stand to the labels, where the frame counts and has any."""
         if batch.labels is None:
             return
-        counts = ~batch.reset & (batch.labels != IGNORE).any((1, 2))
+        counts = batch.counts & (batch.labels != IGNORE).any((1, 2))
         if not counts.any():
             return
         logits = next(iter(self.rows.values())).runner.steps.logits(outputs)

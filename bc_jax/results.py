@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -173,7 +174,10 @@ def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint)
     if compared:
         # Where blocks are matched to the learnt policy's, one curve stands for all.
         shown = {n: r for n, r in compared.items() if r.policy in LEARNING} or compared
-        executed = {n: [m.executed for m in r.measurements[1:]] for n, r in shown.items()}
+        executed = {
+            name: [m.executed if m.counts else math.nan for m in row.measurements]
+            for name, row in shown.items()
+        }
         one = evaluation.targets[0] if len(evaluation.targets) == 1 else None
         plot_executed(directory / "executed.png", executed, one)
     points = {}  # policy -> its point at each target

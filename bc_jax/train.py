@@ -43,11 +43,8 @@ def train(config: Config, arguments: Arguments) -> None:
         supervised.train(config, fresh=arguments.fresh, resume=arguments.resume)
         return
     saved = training.Saved(config)
-    if arguments.fresh:
-        saved.clear()
-    if arguments.resume and saved.latest is None:
-        raise ValueError(f"{config.directory} has no checkpoint to go on from; leave out --resume")
-    if saved.latest is not None:
+    goes_on = training.goes_on(config, saved.latest, arguments.fresh, arguments.resume)
+    if goes_on:
         saved.check()
 
     network = build.network(config)
@@ -57,8 +54,10 @@ def train(config: Config, arguments: Arguments) -> None:
         config, sparse, network.params, config.policy, on_compile=lambda what: compiling(what)
     )
 
+    if arguments.fresh:  # not before all else has proved to be there
+        saved.clear()
     step = 0
-    if saved.latest is not None:
+    if goes_on:
         like = training.shapes(config, runner, frames.size, config.data.streams)
         position = saved.restore(runner, like)
         frames = build.training_frames(config, position)

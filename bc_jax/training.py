@@ -43,6 +43,15 @@ _FREE_POLICY = tuple(
 )
 
 
+def goes_on(config: Config, latest: int | None, fresh: bool, resume: bool) -> bool:
+    """Whether a run goes on from its newest checkpoint; ValueError where it is to and cannot."""
+    if fresh and resume:
+        raise ValueError("--fresh starts over and --resume goes on; give one of them")
+    if resume and latest is None:
+        raise ValueError(f"{config.directory} has no checkpoint to go on from; leave out --resume")
+    return latest is not None and not fresh
+
+
 def shapes(config: Config, runner: Runner, size: tuple[int, int], streams: int) -> RunnerState:
     """The runner's state for frames of a size, as shapes: what a checkpoint is read into."""
     shape = (streams, *padded_size(size, config.blocks.size), 3)

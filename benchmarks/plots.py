@@ -171,4 +171,7 @@ def main(folder: str, /, output: str = "docs/figures") -> None:
 if __name__ == "__main__":
     import tyro
 
-    tyro.cli(main, description=__doc__)
+    from bc_jax.command_line import errors_told
+
+    with errors_told():
+        tyro.cli(main, description=__doc__)

@@ -19,6 +19,7 @@ from bc_jax.convert import (
     convert_backbone,
     deeplabv3plus,
     espnet,
+    load_state_dict,
     main,
     swiftnet,
 )
@@ -225,8 +226,21 @@ def test_the_command_converts_a_checkpoint(root, tmp_path):
     expected = convert(state, espnet())
     jax.tree.map(np.testing.assert_array_equal, read_variables(tmp_path / "x.npz"), expected)
 
+    best = {"best_score": np.float64(0.5), "model_state": wrapped}
+    torch.save(best, tmp_path / "best.pth")
+    assert load_state_dict(tmp_path / "best.pth").keys() == state.keys()
+
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
-    for checkpoint, message in (("empty.pth", "no state dict"), ("none.pth", "No such file")):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "x.pth").read_bytes()[:5000])
+    (tmp_path / "text.pth").write_text("hello world")
+    (tmp_path / "nothing.pth").write_text("")
+    foreign = "is damaged, or no PyTorch checkpoint"
+    for checkpoint, message in (
+        ("empty.pth", "no state dict"),
+        ("none.pth", "No such file"),
+        *((f"{name}.pth", foreign) for name in ("module", "cut", "text", "nothing")),
+    ):
         arguments = ("--model", "espnet", "--checkpoint", tmp_path / checkpoint)
         result = run_module(root, *arguments, "--output", tmp_path / "y.npz")
         assert result.returncode != 0 and message in result.stderr

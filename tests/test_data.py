@@ -478,6 +478,26 @@ def test_streams_play_side_by_side_until_all_is_seen(folders):
     assert [t for t, r in enumerate(resets[1]) if r] == [0, 4]
 
 
+def test_what_is_played_again_does_not_count(folders):
+    played = list(batches(folders, 2))
+    again = [batch.again.tolist() for batch in played]
+    assert again == [[False, False]] * 6 + [[True, False]] * 3
+    counted = np.stack([batch.counts for batch in played])
+    assert counted.sum() == 15 - 5  # all frames but the clips' first ones
+    reset = np.stack([batch.reset for batch in played])
+    np.testing.assert_array_equal(counted, ~reset & ~np.array(again))
+
+
+def test_a_position_of_other_frames_of_a_source_is_refused(video):
+    first, later = (open_source(video, start=start, frames=8) for start in (0, 6))
+    position = batches(first).position
+    with pytest.raises(ValueError, match="the position was saved for"):
+        batches(later, position=position)
+    two = [open_source(video, start=start, frames=4) for start in (4, 12)]
+    with pytest.raises(ValueError, match="the position was saved for"):
+        batches(two[::-1], position=batches(two).position)
+
+
 def test_batches_have_their_dtypes(folders):
     frames, reset, index, *_ = next(batches(folders, 2))
     assert (frames.shape, frames.dtype) == ((2, 24, 32, 3), np.uint8)

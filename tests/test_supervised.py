@@ -167,6 +167,12 @@ def test_other_settings_are_told(whole, tmp_path):
         supervised.train(config(tmp_path), resume=True)
     with pytest.raises(ValueError, match="has no clips with labels"):
         supervised.train(config(tmp_path, source="pedestrians"))
+    kept = leaves(whole)
+    with pytest.raises(ValueError, match="there is no split 'trian'"):
+        supervised.train(config(whole.directory, source="street:trian"), fresh=True)
+    with pytest.raises(ValueError, match="--fresh starts over and --resume goes on"):
+        supervised.train(whole, fresh=True, resume=True)
+    assert leaves(whole) == kept
     few = ModelConfig("small", options={"num_classes": 4})
     with pytest.raises(ValueError, match="has 4 classes, and the labels 19"):
         supervised.train(Config(model=few, task=TaskConfig()))

@@ -166,6 +166,22 @@ def test_other_settings_are_told_and_nothing_is_touched(root, whole, capsys):
     assert newest(folder) == before
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("--data.source", "typo.mp4"), "there is no file or folder typo.mp4"),
+        (("--model.weights", "typo.npz"), "typo.npz"),
+        (("--resume",), "--fresh starts over and --resume goes on"),
+    ],
+)
+def test_fresh_removes_nothing_where_it_cannot_begin(root, whole, capsys, wrong, message):
+    folder = whole[0]
+    before = newest(folder)
+    code, said = failure(root, capsys, *SETTINGS, "--train.directory", folder, "--fresh", *wrong)
+    assert (code, message in said) == (1, True)
+    assert newest(folder) == before
+
+
 def test_fresh_removes_what_was_there(tmp_path):
     config = Config(train=TrainConfig(directory=str(tmp_path)))
     for part in ("checkpoints", "streams"):

@@ -20,6 +20,13 @@ class Batch(NamedTuple):
     # uint8 [N, H, W]: classes, 255 where they are not known; None: no source has labels.
     labels: np.ndarray | None = None
     last: np.ndarray | None = None  # bool [N], true at a clip's last frame, where that is known
+    # bool [N], true where a stream has played all its clips and plays them again until others have.
+    again: np.ndarray | None = None
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Bool [N]: each frame once, but clips' first ones, of which all is executed."""
+        return ~self.reset if self.again is None else ~(self.reset | self.again)
 
 
 class Clip(NamedTuple):
@@ -138,7 +145,10 @@ class Batches(Iterator[Batch]):
         self._clips = cut(sources, streams, clip_frames)
         self._what = {
             "streams": streams,
-            "clips": [[_file_name(sources[c.source].name), *c[1:]] for c in self._clips],
+            "clips": [
+                [_file_name(sources[c.source].name), sources[c.source].start + c.start, c.frames]
+                for c in self._clips
+            ],
         }
         self._pass, self._step = 0, 0
         self._players = self._fresh_players()
@@ -188,6 +198,7 @@ class Batches(Iterator[Batch]):
             np.array(index, np.int32),
             labels,
             np.array(last),
+            np.array([player.done for player in self._players]),
         )
 
     def close(self):

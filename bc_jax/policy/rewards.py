@@ -31,7 +31,7 @@ def information_gain_segmentation(
       scale: 1 / a whole number; every (1/scale)-th pixel is looked at (the paper's is 1/4).
 
     Returns:
-      [N, h*scale, w*scale], float32, >= 0.
+      [N, h*scale, w*scale], float32, >= 0 but for rounding.
 
     Raises:
       ValueError: the shapes differ, or `scale` is not 1 / a whole number.

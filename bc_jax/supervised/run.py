@@ -50,10 +50,7 @@ def train(config: Config, *, fresh: bool = False, resume: bool = False) -> None:
     """
     settings = config.task
     saved = Checkpointer(config.directory / "checkpoints", keep=config.train.keep)
-    if fresh:
-        shutil.rmtree(saved.directory, ignore_errors=True)
-    if resume and saved.latest_step() is None:
-        raise ValueError(f"{config.directory} has no checkpoint to go on from; leave out --resume")
+    goes_on = training.goes_on(config, saved.latest_step(), fresh, resume)
     network = build.network(config)
     if network.train_fn is None or len(network.class_names) < len(CLASSES):
         raise ConfigError(
@@ -62,9 +59,11 @@ def train(config: Config, *, fresh: bool = False, resume: bool = False) -> None:
         )
     learner = TaskLearner(network, settings)
     state, position = learner.init(network.params), None
-    if saved.latest_step() is not None:
+    if goes_on:
         state, position = _restored(saved, config, state)
     batches = _batches(config, position)
+    if fresh:  # not before all else has proved to be there
+        shutil.rmtree(saved.directory, ignore_errors=True)
     step, every = int(state.step), config.train.log_every
     log = Logger(
         config.directory / "metrics.csv",
@@ -93,8 +92,8 @@ def train(config: Config, *, fresh: bool = False, resume: bool = False) -> None:
                 continue
             if not np.isfinite(loss):
                 raise ValueError(
-                    f"the loss is {loss} at step {step}; lower task.learning_rate and go on from "
-                    "the last checkpoint with --resume, or start over with --fresh"
+                    f"the loss is {loss} at step {step}; lower task.learning_rate, and start over "
+                    "with --fresh, or under another --name"
                 )
             figures = {
                 "loss": float(loss),
@@ -178,12 +177,20 @@ def _finish(config: Config, state: TaskState, validation: Validation) -> None:
     settings, path = config.task, config.directory / "weights.npz"
     write_variables(path, _kept(state, settings), dtype=settings.weights_dtype)
     frames = _validation_frames(config, settings.final_frames)
-    confusion = validation(read_variables(path), frames)
+    number = 0
+
+    def counted():
+        nonlocal number
+        for frame in frames:
+            number += 1
+            yield frame
+
+    confusion = validation(read_variables(path), counted())
     ious, mean = class_iou(confusion)[: len(CLASSES)], miou(confusion, classes=len(CLASSES))
     print(f"{class_table(ious)}\nmIoU          {mean:6.1%} on {settings.validation}")
     found = {
         "validation": settings.validation,
-        "frames": settings.final_frames,
+        "frames": number,
         "miou": mean,
         "class_iou": {
             name: None if math.isnan(iou) else float(iou)

@@ -37,7 +37,9 @@ def parse(spec: str, size: tuple[int, int] | None) -> tuple[StreetConfig, str, i
     start = int(first or 0)
     stop = int(last or first or SPLITS[split] - 1)
     if not start <= stop < SPLITS[split]:
-        raise ValueError(f"{spec!r}: '{split}' has clips 0 to {SPLITS[split] - 1}")
+        raise ValueError(
+            f"{spec!r}: '{split}' has clips 0 to {SPLITS[split] - 1}; give one, or first-last"
+        )
     kinds = {field.name: field.type for field in dataclasses.fields(StreetConfig)}
     del kinds["size"]
     values = {} if size is None else {"size": tuple(size)}
