@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 
 import flax.linen as nn
@@ -123,7 +124,7 @@ def test_the_weights_load_and_give_what_was_validated(whole):
     network = build.network(Config(model=weights))
     frames = labelled_frames(whole.task.validation, 2, size=SIZE)
     confusion = Validation(network, whole.blocks.size)(network.params, frames)
-    assert miou(confusion) == told["miou"]
+    assert miou(confusion) == told["miou"] and told["frames"] == 2
     assert set(told["class_iou"]) == set(CLASSES)
     # The running average, and not the last step's weights.
     state = TaskLearner(network, whole.task).init(network.params)
@@ -158,6 +159,19 @@ def test_a_run_that_was_interrupted_ends_bit_for_bit_as_one_that_was_not(
     assert "going on after step 3" in capsys.readouterr().out
     assert leaves(given) == leaves(whole)
     assert rows(given) == rows(whole)
+
+
+def test_the_frames_that_there_are_are_told(whole, tmp_path):
+    shutil.copytree(whole.directory, tmp_path / "run")
+    supervised.train(config(tmp_path / "run", final_frames=100))
+    told = json.loads((tmp_path / "run" / "validation.json").read_text())
+    assert told["frames"] == 2  # one of each clip
+
+
+def test_a_training_that_diverges_says_what_can_be_done(tmp_path):
+    wild = {"optimizer": "sgd", "learning_rate": 1e30, "warm_up": 0}
+    with pytest.raises(ValueError, match=r"lower task\.learning_rate, and start over"):
+        supervised.train(config(tmp_path, **wild))
 
 
 def test_other_settings_are_told(whole, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bc_jax import build, evaluate, table
+from bc_jax import build, evaluate, results, table
 from bc_jax.config import Config, DataConfig, EvaluateConfig, PolicyConfig, to_json
 from bc_jax.models import Network
 from bc_jax.models.cityscapes import class_names
@@ -65,6 +65,29 @@ def test_the_source_of_its_own_is_measured_from_its_beginning_to_its_end(street)
     for row in rows:
         assert row["frames"] == 6  # two clips of four frames, less their first ones
         assert (row["labelled_frames"], row["labelled_last_frames"]) == (6, 2)
+
+
+def test_several_streams_count_each_frame_once(root, tmp_path, monkeypatch):
+    """Three clips in two streams: one of them plays its only clip again, which is not counted."""
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(build, "network", plain_network)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py"])
+    drawn, found = {}, []
+    monkeypatch.setattr(results, "plot_executed", lambda path, of, target: drawn.update(of))
+    for streams in (1, 2):
+        folder = tmp_path / str(streams)
+        own = ("--evaluate.source", "street:val/0-2?frames=4", "--data.streams", str(streams))
+        evaluate.main([*RUN, *own, "--train.directory", str(folder)])
+        rows = json.loads((folder / "results.json").read_text())["rows"]
+        found.append({row["policy"]: row for row in rows})
+    one, two = (rows["dense"] for rows in found)
+    assert (one["labelled_frames"], one["labelled_last_frames"]) == (9, 3)
+    for name in ("labelled_frames", "labelled_last_frames", "miou_labels", "miou_labels_last"):
+        assert one[name] == two[name]
+    # What is drawn has the table's mean.
+    mean = found[1]["learned"]["executed_fraction"]
+    assert np.nanmean(drawn["learned"]) == pytest.approx(mean)
+    assert np.isnan(drawn["learned"][0])
 
 
 def test_figures_over_all_frames_count_the_first_ones(street):
