@@ -22,7 +22,8 @@ class Measurement:
 
     Attributes:
         frame: from 0.
-        counts: whether it enters the means: a stream's first frame, all executed, does not.
+        counts: whether it enters the means: a clip's first frame, all executed, does not, nor does
+            one that is played again while other streams go on.
         timed: whether its times do: nothing was compiled, and the warm-up is over.
         blocks: executed.
         executed: share of the blocks, in [0, 1].

@@ -18,7 +18,7 @@ from bc_jax.compiled_steps import CompiledSteps
 from bc_jax.policy import PolicyConfig
 from bc_jax.sparse import BlockCopy, Prepared, blockcopy
 from bc_jax.sparse.transform import check_capacity
-from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, only_array
+from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, only_array, whole_streams
 
 __all__ = [
     "BASELINES",
@@ -195,26 +195,24 @@ class Runner:
         if capacity is None:
             outputs = self._run_in_parts(frames, reset, learns, total, options)
         else:
-            begins = begins or self._one_has_waited(frames)
-            self._begun = self._begun and not begins
+            begins = self._begins(frames, begins)
             capacity = total if begins else capacity
             outputs = self._run_at_once(frames, reset, learns, capacity, options)
         self._frames = frame
         return outputs
 
-    def _one_has_waited(self, frames) -> bool:
-        """Whether a stream begins with this frame since its first ones were left out.
+    def _begins(self, frames, reset: bool) -> bool:
+        """Whether a stream begins with this frame: by `reset`, or as its first ones were left out.
 
-        What is read back for this is not needed any more once all streams have begun.
+        Whether one has waited is read back until all are known to have begun.
         """
-        if self._begun:
-            return False
+        if reset:
+            self._begun = False
+        if reset or self._begun:
+            return reset
         missing = np.asarray(self._state.missing).any((1, 2))
         self._begun = not missing.any()
-        good = np.ones(len(missing), bool)
-        if jnp.issubdtype(frames.dtype, jnp.floating):
-            good = np.asarray(jnp.isfinite(frames).all((1, 2, 3)))
-        return bool((missing & good).any())
+        return not self._begun and bool((missing & np.asarray(whole_streams(frames))).any())
 
     def _run_at_once(self, frames, reset, learns: bool, capacity: int, options: dict):
         """One program, of a capacity."""

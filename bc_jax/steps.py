@@ -32,6 +32,13 @@ def only_array(outputs) -> jax.Array:
     return leaves[0]
 
 
+def whole_streams(frames) -> jax.Array:
+    """Bool [N]: the streams whose frame, of [N, H, W, 3], has no pixel that is not finite."""
+    if not jnp.issubdtype(frames.dtype, jnp.floating):
+        return jnp.ones(frames.shape[:1], bool)
+    return jnp.isfinite(frames).all(axis=(1, 2, 3))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Steps:
     """The pieces of one frame, pure in the state; all of them run under jit, scan and vmap.
@@ -131,9 +138,7 @@ class Steps:
             age=jnp.where(again, 0, state.age),
             running_gain=jnp.where(again, policies.FIRST_GAIN, state.running_gain),
         )
-        whole = jnp.ones(reset.shape, bool)
-        if jnp.issubdtype(frames.dtype, jnp.floating):
-            whole = jnp.isfinite(frames).all(axis=(1, 2, 3))
+        whole = whole_streams(frames)
         observation = self._observe(state, frames)
         key, now = jax.random.split(state.key)
         carry, looked = state.carry, None

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -21,6 +21,11 @@ class Timing:
     median: float
     p10: float
     p90: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Timing":
+        """Of the calls' seconds, one at least."""
+        return cls(*map(float, np.percentile(seconds, (50, 10, 90))))
 
     def milliseconds(self, name: str) -> dict[str, float]:
         """The fields NAME_ms, NAME_p10_ms and NAME_p90_ms of a row of results."""
@@ -72,9 +77,7 @@ def alternate(
             if turn >= warm_up:
                 seconds[name].append(elapsed)
         on_round(turn + 1)
-    return {
-        name: Timing(*map(float, np.percentile(s, (50, 10, 90)))) for name, s in seconds.items()
-    }
+    return {name: Timing.of(s) for name, s in seconds.items()}
 
 
 def fastest(timings: Mapping[str, Timing], names) -> str:

@@ -43,7 +43,8 @@ def train(config: Config, arguments: Arguments) -> None:
         supervised.train(config, fresh=arguments.fresh, resume=arguments.resume)
         return
     saved = training.Saved(config)
-    goes_on = training.goes_on(config, saved.latest, arguments.fresh, arguments.resume)
+    asked = {"fresh": arguments.fresh, "resume": arguments.resume}
+    goes_on = training.goes_on(config, saved.latest, **asked)
     if goes_on:
         saved.check()
 

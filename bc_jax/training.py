@@ -43,7 +43,7 @@ _FREE_POLICY = tuple(
 )
 
 
-def goes_on(config: Config, latest: int | None, fresh: bool, resume: bool) -> bool:
+def goes_on(config: Config, latest: int | None, *, fresh: bool, resume: bool) -> bool:
     """Whether a run goes on from its newest checkpoint; ValueError where it is to and cannot."""
     if fresh and resume:
         raise ValueError("--fresh starts over and --resume goes on; give one of them")

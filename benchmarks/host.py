@@ -21,7 +21,7 @@ from bc_jax.steps import Steps
 from bc_jax.timing import Timing
 from benchmarks import cases
 from benchmarks.cases import DEFAULT, Case, load
-from benchmarks.step import POLICIES
+from benchmarks.step import POLICIES, begun
 
 COLUMNS = {
     **cases.NETWORK,
@@ -53,11 +53,12 @@ def measure(
         repeats: calls that count.
         warm_up: calls before them.
     """
+    if repeats < 1 or warm_up < 0:
+        raise ValueError(f"repeats is {repeats} and warm_up {warm_up}; at least 1 and 0 are needed")
     loaded, capacity = load(case), case.executed(target)
     first = loaded.frames[0]
     pieces = CompiledSteps(Steps(loaded.sparse, POLICIES[policy](target=target), target))
-    state = pieces.init(jax.random.key(0), loaded.params, first)
-    state = state.replace(missing=jnp.zeros_like(state.missing))
+    state = begun(pieces, loaded)
     prepared = jax.jit(loaded.sparse.prepare)(loaded.params, first)
     reset = jnp.zeros(case.streams, bool)
     nothing = jax.jit(lambda *given: given[1], donate_argnums=1, keep_unused=True)
@@ -104,8 +105,7 @@ def _timed(call: Callable[[], object], repeats: int, warm_up: int) -> dict:
         done.append(time.perf_counter() - begin)
     fields = {"arrays_returned": len(jax.tree.leaves(results))}
     for name, seconds in (("started", started), ("done", done)):
-        timing = Timing(*map(float, np.percentile(seconds[warm_up:], (50, 10, 90))))
-        fields |= timing.milliseconds(name)
+        fields |= Timing.of(seconds[warm_up:]).milliseconds(name)
     return fields
 
 

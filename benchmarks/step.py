@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from bc_jax.bench import random_grids
 from bc_jax.compiled_steps import CompiledSteps
 from bc_jax.policy import PolicyConfig
-from bc_jax.steps import Steps
+from bc_jax.steps import RunnerState, Steps
 from bc_jax.timing import Timing, alternate, efficiency, fastest
 from benchmarks import cases
 from benchmarks.cases import DEFAULT, Case, Loaded, load
@@ -134,6 +134,12 @@ def measure(
     return rows
 
 
+def begun(pieces: CompiledSteps, loaded: Loaded) -> RunnerState:
+    """A state as after the first frame, when no block is missing any more."""
+    state = pieces.init(jax.random.key(0), loaded.params, loaded.frames[0])
+    return state.replace(missing=jnp.zeros_like(state.missing))
+
+
 def _frame(calls: dict[str, Callable], name: str, target: float, train_interval: int) -> Callable:
     """A call that does all the parts of a frame, learning in every so many of them."""
     frames = itertools.count(1)
@@ -177,8 +183,7 @@ def _sums(parts: dict[str, float], *, dense: float, train_interval: int, fractio
 
 def _at_once(pieces: CompiledSteps, loaded: Loaded, capacity: int, train_interval: int) -> Callable:
     """A call that does a whole frame in one program, as `Runner` does for a fixed capacity."""
-    state = pieces.init(jax.random.key(0), loaded.params, loaded.frames[0])
-    state = state.replace(missing=jnp.zeros_like(state.missing))
+    state = begun(pieces, loaded)
     prepared = jax.jit(loaded.sparse.prepare)(loaded.params, loaded.frames[0])
     reset = jnp.zeros(len(loaded.frames[0]), bool)
     frames, number = itertools.cycle(loaded.frames), itertools.count(1)
@@ -202,9 +207,7 @@ def _policy_calls(
     Bookkeeping is one call for each of the targets, whose grids are given.
     """
     params, first = loaded.params, loaded.frames[0]
-    state = pieces.init(jax.random.key(0), params, first)
-    # As after the first frame, when no block is missing any more.
-    state = state.replace(missing=jnp.zeros_like(state.missing))
+    state = begun(pieces, loaded)
     reset = jnp.zeros(len(first), bool)
     after, decision = pieces.decide(state, first, reset, learns=True)
     policy = state.policy

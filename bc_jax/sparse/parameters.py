@@ -6,15 +6,10 @@ import jax
 import jax.numpy as jnp
 
 
-def is_array(leaf) -> bool:
-    """Whether a leaf has a shape and a dtype."""
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-
-
 def array_leaves(params) -> list:
     """The leaves that are arrays, or numbers, as arrays; shapes stand for themselves."""
     return [
-        leaf if is_array(leaf) else jnp.asarray(leaf)
+        leaf if _is_array(leaf) else jnp.asarray(leaf)
         for leaf in jax.tree.leaves(params)
         if _becomes_array(leaf)
     ]
@@ -44,8 +39,12 @@ def identity(params) -> Hashable | None:
     return found
 
 
+def _is_array(leaf) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
 def _becomes_array(leaf) -> bool:
-    return is_array(leaf) or isinstance(leaf, int | float | complex)
+    return _is_array(leaf) or isinstance(leaf, int | float | complex)
 
 
 def _fixed_leaves(params) -> tuple:

@@ -121,9 +121,9 @@ class BlockCopy:
         Returns:
             What can stand for `params` wherever a frame of this shape is run; of no other use.
         """
+        traced = self._trace(params, frames)
         if isinstance(params, Prepared):
             return params
-        traced = self._trace(params, frames)
         arrays = traced.once.run(array_leaves(params))
         return Prepared(traced.plan.make_ready(traced.program, arrays), traced)
 

@@ -50,7 +50,7 @@ def train(config: Config, *, fresh: bool = False, resume: bool = False) -> None:
     """
     settings = config.task
     saved = Checkpointer(config.directory / "checkpoints", keep=config.train.keep)
-    goes_on = training.goes_on(config, saved.latest_step(), fresh, resume)
+    goes_on = training.goes_on(config, saved.latest_step(), fresh=fresh, resume=resume)
     network = build.network(config)
     if network.train_fn is None or len(network.class_names) < len(CLASSES):
         raise ConfigError(
