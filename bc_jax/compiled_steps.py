@@ -7,8 +7,8 @@ from collections.abc import Callable
 import jax
 from flax import struct
 
+from bc_jax import lowering
 from bc_jax.forwarding import forwarding_jit
-from bc_jax.lowering import on_gpu
 from bc_jax.packing import Packed, pack, unpack
 from bc_jax.policy import PolicyState
 from bc_jax.runner_state import Decision, RunnerState
@@ -49,7 +49,7 @@ class CompiledSteps:
             return state.replace(frame_state=None), decision
 
         self.steps = steps
-        packs = (on_gpu() if packed is None else packed) and steps.learns
+        packs = (lowering.on_gpu() if packed is None else packed) and steps.learns
         whole = _on_packed if packs else lambda function: function
         options = {"compiler_options": compiler_options()}
         # The network's memory is updated in place while what came of a frame is still looked at.
@@ -59,11 +59,8 @@ class CompiledSteps:
         self.choose = forwarding_jit(steps.choose, static=("capacity",), **forwarding)
         self._settle = forwarding_jit(whole(steps.settle), static=("capacity",), **forwarding)
         self.learn = forwarding_jit(whole(steps.learn), **forwarding)
-        self.frame = jax.jit(
-            whole(steps.frame),
-            static_argnames=("capacity", "learns"),
-            donate_argnums=1,
-            **options,
+        self.frame = lowering.jit(
+            whole(steps.frame), static_argnames=("capacity", "learns"), donate_argnums=1
         )
         self._pack = jax.jit(_pack_policy) if packs else lambda policy: policy
         self._unpack = jax.jit(_unpack_policy) if packs else lambda policy: policy

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bc_jax import lowering
 from bc_jax.models import Network
-from bc_jax.sparse import BlockCopy, blockcopy, compiler_options
+from bc_jax.sparse import BlockCopy, blockcopy
 from bc_jax.timing import alternate, fastest
 
 
@@ -66,19 +67,19 @@ def dense_programs(
         as `jax.jit` compiles it; "sparse options": with the compiler's options of block-sparse
         programs, where there are any; "one block": block-sparse, one block as large as the frame.
     """
-    options = {"default": None}
-    ordered = compiler_options(in_order=True)
-    if ordered:
-        options["sparse options"] = ordered
+    ordered = functools.partial(lowering.jit, in_order=True)
+    versions = {"default": jax.jit}
+    if lowering.compiler_options(in_order=True):
+        versions["sparse options"] = ordered
     programs = {}
-    for name, chosen in options.items():
+    for name, compiles in versions.items():
         on_compile(f"dense network ({name})")
-        jitted = jax.jit(apply_fn, compiler_options=chosen)
+        jitted = compiles(apply_fn)
         program = compile_program(jitted, params, frames)
         programs[name] = dataclasses.replace(program, run=functools.partial(program.run, params))
     on_compile("dense network (one block)")
     whole = blockcopy(apply_fn, frames.shape[1:3])
-    advance = whole.jit(whole.advance, compiler_options=ordered)
+    advance = ordered(whole.advance, static_argnames="capacity", donate_argnums=1)
     program = sparse_program(whole, params, frames, capacity=frames.shape[0], advance=advance)
     grid = jnp.ones(whole.grid_shape(frames), bool)
     programs["one block"] = dataclasses.replace(

@@ -374,15 +374,19 @@ def test_spare_room_is_filled_and_one_program_serves_a_capacity():
     assert run.compiled == ()
 
 
-def test_runners_share_the_programs_of_one_network():
+def test_runners_share_the_programs_of_one_network(caplog):
     sparse = blockcopy(network, BLOCK)
     first, second = (
         Runner(sparse, PARAMS, policy=name, capacity_steps=1) for name in ("all", "none")
     )
-    first(video()[0])
-    assert sparse.compiled._cache_size() == 1
-    second(video()[0])
-    assert sparse.compiled._cache_size() == 1
+
+    def compiled(run) -> int:
+        caplog.clear()
+        with jax.log_compiles():
+            run(video()[0])
+        return sum("XLA compilation" in said and "advance" in said for said in caplog.messages)
+
+    assert [compiled(first), compiled(second)] == [1, 0]
 
 
 @pytest.mark.parametrize("name", ["random", "static", "difference", "oracle"])

@@ -2,18 +2,26 @@
 
 import functools
 import os
+import time
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 _ORDER = "xla_gpu_command_buffer_scheduling_mode"
 _GRAPHS = "xla_gpu_enable_command_buffer"
 _KINDS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION"
+_YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
+_PRODUCTS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+# How much faster than float32 products of bfloat16 are where a CPU has units for them: twice.
+_GAIN = 1.3
 _OPTIONS = {
     "cpu": {
         # XLA's YNNPACK convolution is several times slower than its Eigen one on small images
         # without padding, which is what tiles with a halo are; an empty list of fusions leaves them
         # to Eigen.
-        "xla_cpu_experimental_ynn_fusion_type": "",
+        _YNNPACK: "",
         # Without this pass `jax.lax.optimization_barrier` keeps what several read from being
         # computed once for each of them.
         "xla_disable_hlo_passes": "cse_barrier_expander",
@@ -39,16 +47,51 @@ def on_gpu() -> bool:
     return jax.default_backend() == "gpu"
 
 
-def compiler_options(*, in_order: bool = False) -> dict[str, str]:
+def jit(function: Callable, *, in_order: bool = False, **options) -> Callable:
+    """`jax.jit` with the compiler's options for what it is called with: see `compiler_options`.
+
+    Args:
+        function: what to compile.
+        in_order: as `compiler_options` takes it.
+        **options: of `jax.jit`.
+
+    Returns:
+        What `jax.jit` does, or the like of it: something to call, and to lower for arguments.
+    """
+
+    @functools.cache
+    def compiled(bfloat16: bool) -> Callable:
+        chosen = compiler_options(in_order=in_order, bfloat16=bfloat16)
+        return jax.jit(function, compiler_options=chosen, **options)
+
+    if not on_cpu():
+        return compiled(False)
+
+    def suits(*args, **kwargs) -> Callable:
+        leaves = jax.tree.leaves((args, kwargs))
+        return compiled(any(getattr(leaf, "dtype", None) == jnp.bfloat16 for leaf in leaves))
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return suits(*args, **kwargs)(*args, **kwargs)
+
+    call.lower = lambda *args, **kwargs: suits(*args, **kwargs).lower(*args, **kwargs)
+    return call
+
+
+def compiler_options(*, in_order: bool = False, bfloat16: bool = False) -> dict[str, str]:
     """What to give `jax.jit(..., compiler_options=)` for block-sparse programs on this backend.
 
     Args:
         in_order: for a program whose operations all need the one before, as those of a network on
             whole frames do: a GPU then looks for none to run side by side.
+        bfloat16: for a program of such arrays, which some CPUs have units for.
     """
     options = dict(_OPTIONS.get(jax.default_backend(), {}))
     if in_order:
         options.pop(_ORDER, None)
+    if bfloat16 and _YNNPACK in options and _multiplies_bfloat16():
+        options[_YNNPACK] = _PRODUCTS
     if _GRAPHS in options and not _convolves_while_compiling():
         options[_GRAPHS] = _KINDS
     return {name: value for name, value in options.items() if _has(name, value)}
@@ -72,3 +115,28 @@ def _has(name: str, value: str) -> bool:
     except Exception:  # a version of XLA without the option, or the need of it
         return False
     return True
+
+
+@functools.cache
+def _multiplies_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 faster than float32; measured, in a third of a second.
+
+    XLA has units for them used by YNNPACK alone, which is slow on a CPU that lacks them.
+    """
+    if not _has(_YNNPACK, _PRODUCTS):
+        return False
+    seconds = {}
+    for dtype, products in ((jnp.float32, ""), (jnp.bfloat16, _PRODUCTS)):
+        arrays = [np.ones(shape, dtype) for shape in ((1024, 512), (512, 256))]
+        product = jax.jit(
+            lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32),
+            compiler_options={_YNNPACK: products},
+        )
+        # Compiled first: within a trace, a call would become part of it.
+        compiled, times = product.lower(*arrays).compile(), []
+        for _ in range(9):
+            start = time.perf_counter()
+            jax.block_until_ready(compiled(*arrays))
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return seconds[jnp.float32] > _GAIN * seconds[jnp.bfloat16]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from bc_jax.lowering import backend
 from bc_jax.lowering.places import places
+from bc_jax.lowering.product import multiply
 from bc_jax.lowering.winograd import RowKernel, convolve_rows, rows_ahead, rows_at_once
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -122,12 +123,6 @@ def _convolve(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Arra
         precision=how.precision,
         preferred_element_type=how.preferred,
     )
-
-
-def multiply(tiles: jax.Array, matrix: jax.Array, precision=None, preferred=None) -> jax.Array:
-    """Multiply each pixel's channels: [K, h, w, C] by [C, D]."""
-    numbers = (((3,), (0,)), ((), ()))
-    return jax.lax.dot_general(tiles, matrix, numbers, precision, preferred)
 
 
 def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array | RowKernel, how: Convolution) -> jax.Array:

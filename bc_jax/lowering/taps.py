@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax.lowering import backend
-from bc_jax.lowering.convolution import multiply
+from bc_jax.lowering.product import multiply
 
 # Tiles with fewer channels are quickly copied once for each of a kernel's places.
 _FEW_CHANNELS = 32

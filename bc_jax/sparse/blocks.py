@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from bc_jax import lowering
+
 
 @struct.dataclass
 class Blocks:
@@ -84,6 +86,7 @@ def _by_block(dense: jax.Array, grid_shape: tuple[int, int, int]) -> jax.Array:
     return dense.reshape(n, gh, height // gh, gw, width // gw, *rest)
 
 
+@lowering.moves
 def split(dense: jax.Array, blocks: Blocks) -> jax.Array:
     """Cut the executed blocks out of a dense array.
 
@@ -109,13 +112,17 @@ def combine(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array:
     Returns:
         [N, H, W, *rest], of dense's dtype.
     """
+    return _combine(dense, tiles.astype(dense.dtype), blocks)
+
+
+@lowering.moves
+def _combine(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array:
     stream, row, column = blocks.coordinates()
     # An index outside the array makes the scatter drop the tile.
     stream = jnp.where(blocks.index < blocks.total, stream, blocks.grid_shape[0])
     cut = _by_block(dense, blocks.grid_shape)
-    written = cut.at[stream, row, :, column].set(
-        tiles.astype(dense.dtype), mode="drop", unique_indices=False
-    )
+    places = cut.at[stream, row, :, column]
+    written = places.set(tiles, mode="drop", unique_indices=False)
     return written.reshape(dense.shape)
 
 

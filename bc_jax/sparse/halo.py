@@ -85,6 +85,7 @@ def keeps_frames(halo: Halo, tile: tuple[int, int]) -> bool:
     return far or 2 * strips >= h * w
 
 
+@lowering.moves
 def store(memory: Memory, tiles: jax.Array, blocks: Blocks) -> Memory:
     """Remember this frame's executed tiles for their neighbours."""
     if isinstance(memory, Frames):
@@ -229,12 +230,22 @@ def _exchange_jvp(how: lowering.Exchange, primals, tangents):
 
 def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:
     """As `exchange_halo`, where the memory holds this frame's blocks already."""
+    return _read_halo(tiles, memory, blocks, _outside(pad_value, tiles.dtype), halo=halo)
+
+
+def _outside(pad_value, dtype) -> jax.Array | None:
+    """What stands for everything outside the image; None where it is zero."""
+    return None if pad_value == 0 else jnp.asarray(pad_value, dtype)
+
+
+@lowering.moves
+def _read_halo(tiles, memory: Memory, blocks: Blocks, outside, *, halo: Halo) -> jax.Array:
     if isinstance(memory, Frames):
         border = memory.halo
         inner = (border.top - halo.top, border.left - halo.left)
-        return _windows(memory.array, tiles.shape, blocks, inner, halo, pad_value)
+        return _windows(memory.array, tiles.shape, blocks, inner, halo, outside)
     h, w = tiles.shape[1:3]
-    outside = jnp.asarray(pad_value, tiles.dtype)
+    outside = jnp.zeros((), tiles.dtype) if outside is None else outside
     around = {}
     for dy, rows in _reach(halo.top, halo.bottom, h):
         for dx, columns in _reach(halo.left, halo.right, w):
@@ -260,22 +271,32 @@ def read_shifted(
     Returns:
         Arrays like `tiles`, one per step.
     """
+    return _read_shifted(memory, blocks, tile=tiles.shape, steps=steps)
+
+
+@lowering.moves
+def _read_shifted(memory: Frames, blocks: Blocks, *, tile, steps) -> list[jax.Array]:
     border = memory.halo
     return [
-        _windows(memory.array, tiles.shape, blocks, (border.top + dy, border.left + dx), Halo(), 0)
+        _windows(memory.array, tile, blocks, (border.top + dy, border.left + dx), Halo(), None)
         for dy, dx in steps
     ]
 
 
 def window_halo(dense: jax.Array, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:
     """Tiles with their halo out of an array [N, H, W, *rest] that is known in full."""
+    return _window_halo(dense, blocks, _outside(pad_value, dense.dtype), halo=halo)
+
+
+@lowering.moves
+def _window_halo(dense: jax.Array, blocks: Blocks, outside, *, halo: Halo) -> jax.Array:
     _, gh, gw = blocks.grid_shape
     h, w, rest = dense.shape[1] // gh, dense.shape[2] // gw, dense.shape[3:]
     pads = [(0, 0), (halo.top, halo.bottom), (halo.left, halo.right)] + [(0, 0)] * len(rest)
-    return _windows(jnp.pad(dense, pads), (0, h, w, *rest), blocks, (0, 0), halo, pad_value)
+    return _windows(jnp.pad(dense, pads), (0, h, w, *rest), blocks, (0, 0), halo, outside)
 
 
-def _windows(array, tile_shape, blocks: Blocks, first, halo: Halo, pad_value) -> jax.Array:
+def _windows(array, tile_shape, blocks: Blocks, first, halo: Halo, outside) -> jax.Array:
     """Cut each block's tile and halo out of an array with a border; the border is zero.
 
     Args:
@@ -284,7 +305,7 @@ def _windows(array, tile_shape, blocks: Blocks, first, halo: Halo, pad_value) ->
         blocks: the executed blocks.
         first: row and column of the array where the first block's halo begins.
         halo: of the result.
-        pad_value: stands for everything outside the image.
+        outside: stands for everything outside the image; None is the border's zero.
     """
     _, h, w, *rest = tile_shape
     height, width = halo.top + h + halo.bottom, halo.left + w + halo.right
@@ -295,12 +316,12 @@ def _windows(array, tile_shape, blocks: Blocks, first, halo: Halo, pad_value) ->
 
     stream, row, column = blocks.coordinates()
     tiles = jax.vmap(cut)(stream, row, column)
-    if pad_value == 0:
+    if outside is None:
         return tiles
     inside = _inside(row, height, h, halo.top, blocks.grid_shape[1])[:, :, None]
     inside &= _inside(column, width, w, halo.left, blocks.grid_shape[2])[:, None, :]
     inside = inside.reshape(*inside.shape, *(1,) * len(rest))
-    return jnp.where(inside, tiles, jnp.asarray(pad_value, tiles.dtype))
+    return jnp.where(inside, tiles, outside)
 
 
 def _inside(place, size: int, tile: int, before: int, count: int) -> jax.Array:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from bc_jax.lowering import RowKernel, compiler_options
+from bc_jax import lowering
+from bc_jax.lowering import RowKernel
 from bc_jax.sparse.advice import warn_of_no_gain
 from bc_jax.sparse.blocks import Blocks, block_index, executed_grid, split
 from bc_jax.sparse.explain import Report, make_report
@@ -188,12 +189,9 @@ class BlockCopy:
             function: what to compile, the call itself or `advance`; None is the call.
             **options: of `jax.jit`, in place of these.
         """
-        defaults = {
-            "static_argnames": "capacity",
-            "donate_argnums": 1,
-            "compiler_options": compiler_options(),
-        }
-        return jax.jit(function or self, **(defaults | options))
+        options = {"static_argnames": "capacity", "donate_argnums": 1} | options
+        compiles = jax.jit if "compiler_options" in options else lowering.jit
+        return compiles(function or self, **options)
 
     def explain(self, params, frames) -> Report:
         """What runs where, and what it costs; computes nothing.

@@ -6,7 +6,6 @@ whose rows of one block read only pixels near that block; so each tile reads a h
 multiplied by its own part of the matrix, whatever the method of interpolation.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -53,12 +52,12 @@ def dot_general(context, op, lhs, rhs):
         return _along_space(context, op, x, x_contract[0], other_contract[0], left)
     contract = (tuple(x.tile_axis(a) for a in x_contract), tuple(other_contract))
     other = plain(other)
-    tiles = jax.lax.dot_general(
+    tiles = lowering.dot_general(
         x.tiles,
         other,
         (contract, ((), ())),
-        precision=op.params["precision"],
-        preferred_element_type=op.params["preferred_element_type"],
+        op.params["precision"],
+        op.params["preferred_element_type"],
     )
     # Tiles now end with x's free axes, then the other's.
     free = [a for a in range(x.rank) if a not in x_contract]
@@ -80,7 +79,7 @@ def _per_pixel(op, lhs: Blocked, rhs: Blocked) -> Blocked:
     if any((a, b) not in pairs for a, b in zip(lhs.axes, rhs.axes, strict=True)):
         raise Declined("mixes pixels with pixels")
     batch = sorted(pairs, key=lambda ab: lhs.tile_axis(ab[0]))
-    tiles = jax.lax.dot_general(
+    tiles = lowering.dot_general(
         lhs.tiles,
         rhs.tiles,
         (
@@ -90,8 +89,8 @@ def _per_pixel(op, lhs: Blocked, rhs: Blocked) -> Blocked:
             ),
             (tuple(lhs.tile_axis(a) for a, _ in batch), tuple(rhs.tile_axis(b) for _, b in batch)),
         ),
-        precision=op.params["precision"],
-        preferred_element_type=op.params["preferred_element_type"],
+        op.params["precision"],
+        op.params["preferred_element_type"],
     )
     axes = tuple(pairs.index((a, b)) for a, b in zip(lhs.axes, rhs.axes, strict=True))
     # Batch axes other than space: from the tiles' order to the program's.
