@@ -5,7 +5,7 @@ backend has a faster one a test holds the two together; `python -m benchmarks.lo
 """
 
 from bc_jax.lowering.backend import compiler_options, jit, on_cpu, on_gpu
-from bc_jax.lowering.bits import moves
+from bc_jax.lowering.bits import concatenate, moves
 from bc_jax.lowering.convolution import Convolution, convolve, kernel_order, make_ready, rows_ready
 from bc_jax.lowering.gradient import input_gradient, kernel_gradient
 from bc_jax.lowering.halo_exchange import Exchange, exchange, exchanges_at_once
@@ -18,7 +18,7 @@ from bc_jax.lowering.winograd import RowKernel
 
 __all__ = [
     "Convolution", "Exchange", "RowKernel", "apply_axis_map", "axis_map", "compiler_options",
-    "convolve", "convolve_taps", "dot_general", "exchange", "exchanges_at_once", "input_gradient",
-    "jit", "kernel_gradient", "kernel_order", "make_ready", "moves", "on_cpu", "on_gpu", "pool",
-    "reads_taps", "rows_ready", "surround",
+    "concatenate", "convolve", "convolve_taps", "dot_general", "exchange", "exchanges_at_once",
+    "input_gradient", "jit", "kernel_gradient", "kernel_order", "make_ready", "moves", "on_cpu",
+    "on_gpu", "pool", "reads_taps", "rows_ready", "surround",
 ]  # fmt: skip

@@ -35,7 +35,9 @@ def moves(function: Callable) -> Callable:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _in_bits(move: Callable, half: jnp.dtype, trees: tuple):
-    return _cast(move(*_cast(trees, half, jnp.uint16)), jnp.uint16, half)
+    # XLA takes a conversion of what was moved for cheap, and would move anew for each who reads it.
+    moved = jax.lax.optimization_barrier(move(*_cast(trees, half, jnp.uint16)))
+    return _cast(moved, jnp.uint16, half)
 
 
 @_in_bits.defjvp
@@ -52,3 +54,15 @@ def _cast(tree, dtype, other):
         return jax.lax.bitcast_convert_type(x, other) if x.dtype == dtype else x
 
     return jax.tree.map(cast, tree)
+
+
+@moves
+def concatenate(arrays: list[jax.Array], *, axis: int) -> jax.Array:
+    """As `jnp.concatenate`, of arrays of one dtype."""
+    return jnp.concatenate(arrays, axis)
+
+
+@moves
+def stack(arrays: list[jax.Array], *, axis: int) -> jax.Array:
+    """As `jnp.stack`, of arrays of one dtype."""
+    return jnp.stack(arrays, axis)

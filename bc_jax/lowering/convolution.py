@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax.lowering import backend
+from bc_jax.lowering.bits import concatenate, stack
 from bc_jax.lowering.places import places
 from bc_jax.lowering.product import multiply
 from bc_jax.lowering.winograd import RowKernel, convolve_rows, rows_ahead, rows_at_once
@@ -308,8 +309,8 @@ def _by_phases(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Arr
         found = {}
         for same, result in zip(alike.values(), results, strict=True):
             found |= zip(same, jnp.split(result, len(same), axis=-1), strict=True)
-        rows = [jnp.stack([found[row, column] for column in phases[1]], 3) for row in phases[0]]
-        result = jnp.stack(rows, axis=2)
+        rows = [stack([found[row, column] for column in phases[1]], axis=3) for row in phases[0]]
+        result = stack(rows, axis=2)
     return result.reshape(k, h * down, w * right, features)
 
 
@@ -348,4 +349,4 @@ def _by_groups(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Arr
         weights = kernel[:, :, :, :, part].reshape(kh, kw, width, -1)
         seen = tiles[..., part * width : (part + 1) * width]
         results.append(convolve_on_cpu(seen, weights, one))
-    return jnp.concatenate(results, axis=-1)
+    return concatenate(results, axis=-1)

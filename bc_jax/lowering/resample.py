@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bc_jax.lowering.bits import concatenate, stack
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AxisMap:
@@ -88,7 +90,7 @@ def _repeat_edges(tiles, axis_map: AxisMap, place, axis: int) -> jax.Array:
     if axis_map.after:
         last = cut(back, back + axis_map.after)
         parts.append(jnp.where(at(axis_map.blocks - 1), cut(back - 1, back), last))
-    return jnp.concatenate(parts, axis=axis)
+    return concatenate(parts, axis=axis)
 
 
 def multiply_axis(tiles, parts: np.ndarray, place, axis: int, dtype) -> jax.Array:
@@ -165,5 +167,5 @@ def resample(tiles, axis_map: AxisMap, axis: int, dtype) -> jax.Array:
         phases.append(total.astype(dtype))
     if up == 1:
         return phases[0]
-    result = jnp.stack(phases, axis + 1)
+    result = stack(phases, axis=axis + 1)
     return result.reshape(*tiles.shape[:axis], axis_map.out, *tiles.shape[axis + 1 :])

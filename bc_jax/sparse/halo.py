@@ -283,6 +283,17 @@ def _read_shifted(memory: Frames, blocks: Blocks, *, tile, steps) -> list[jax.Ar
     ]
 
 
+def surround_alone(tiles: jax.Array, *, halo: Halo, pad_value=0) -> jax.Array:
+    """Tiles that have no neighbours, with what stands for everything outside the image."""
+    return _surround_alone(tiles, jnp.asarray(pad_value, tiles.dtype), halo=halo)
+
+
+@lowering.moves
+def _surround_alone(tiles: jax.Array, outside, *, halo: Halo) -> jax.Array:
+    pads = [(0, 0), (halo.top, halo.bottom), (halo.left, halo.right)]
+    return jnp.pad(tiles, pads + [(0, 0)] * (tiles.ndim - 3), constant_values=outside)
+
+
 def window_halo(dense: jax.Array, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:
     """Tiles with their halo out of an array [N, H, W, *rest] that is known in full."""
     return _window_halo(dense, blocks, _outside(pad_value, dense.dtype), halo=halo)

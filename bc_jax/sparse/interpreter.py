@@ -70,8 +70,7 @@ class Context:
         if self.memory is None and not alone:
             self._plan_halo(x, halo)
         if self.memory is None or alone:
-            pads = [(0, 0), halo[:2], halo[2:]] + [(0, 0)] * (x.tiles.ndim - 3)
-            return jnp.pad(x.tiles, pads, constant_values=pad_value)
+            return halos.surround_alone(x.tiles, halo=halo, pad_value=pad_value)
         memory = self.memory["halos"]
         # Strips take many copies to read: once, as wide as any reader asks. Windows take one.
         whole = isinstance(memory[x.key], halos.Frames)

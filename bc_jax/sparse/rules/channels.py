@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bc_jax import lowering
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import Blocked, Declined, Whole
@@ -95,7 +96,7 @@ def concatenate(context, op, *operands):
             part = context.align(x, first)
             shape = (*first.tiles.shape[:3], *part.shape[3:])
             tiles.append(jnp.broadcast_to(part, shape))
-    return first.new(jnp.concatenate(tiles, axis=axis))
+    return first.new(lowering.concatenate(tiles, axis=axis))
 
 
 @rule("split")
