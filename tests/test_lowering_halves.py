@@ -9,7 +9,7 @@ import pytest
 
 import bc_jax
 from bc_jax import blockcopy, lowering
-from bc_jax.lowering import backend
+from bc_jax.lowering import Convolution, backend, convolve, make_ready, rows_ready
 from bc_jax.sparse import Halo, block_index, combine, exchange_halo, split
 from bc_jax.sparse.blocks import Blocks
 from bc_jax.sparse.halo import memory_shape, read_shifted, store, window_halo
@@ -218,7 +218,7 @@ def test_a_cpus_units_are_used_where_there_are_arrays_for_them(monkeypatch):
 def test_units_are_used_where_they_are_faster(monkeypatch, faster):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     monkeypatch.setattr(backend, "_has", lambda name, value: True)
-    monkeypatch.setattr(backend, "_multiplies_bfloat16", lambda: faster)
+    monkeypatch.setattr(backend, "multiplies_bfloat16", lambda: faster)
     plain = bc_jax.sparse.compiler_options()
     assert plain == bc_jax.sparse.compiler_options(bfloat16=False)
     chosen = bc_jax.sparse.compiler_options(bfloat16=True)
@@ -228,18 +228,74 @@ def test_units_are_used_where_they_are_faster(monkeypatch, faster):
 
 
 def test_units_are_looked_for_while_tracing():
-    backend._multiplies_bfloat16.cache_clear()
+    backend.multiplies_bfloat16.cache_clear()
     found = []
 
     def traced(x):
-        found.append(backend._multiplies_bfloat16())
+        found.append(backend.multiplies_bfloat16())
         return x + 1
 
     assert jax.jit(traced)(1) == 2
-    assert found == [backend._multiplies_bfloat16()]
+    assert found == [backend.multiplies_bfloat16()]
     assert isinstance(found[0], bool)
 
 
 def test_units_are_not_looked_for_where_xla_has_no_way_to_use_them(monkeypatch):
     monkeypatch.setattr(backend, "_has", lambda name, value: False)
-    assert backend._multiplies_bfloat16.__wrapped__() is False
+    assert backend.multiplies_bfloat16.__wrapped__() is False
+
+
+SAME, VALID = ((1, 1), (1, 1)), ((0, 0), (0, 0))
+PATCHES = [
+    # kernel [kh, kw, C, D], and how
+    ((3, 3, 64, 24), {"strides": (2, 2)}),
+    ((3, 2, 70, 5), {"strides": (2, 1), "padding": ((0, 1), (2, 0))}),
+    ((3, 3, 64, 1), {"rhs_dilation": (2, 3), "padding": SAME}),
+    ((3, 3, 512, 32), {}),
+    ((2, 3, 512, 40), {"padding": SAME, "preferred": jnp.float32}),
+]
+
+
+def made(tiles, kernel, how):
+    """What a convolution gives, its kernel made ready where it is to be, and its operations."""
+    ready = rows_ready(kernel, tiles.shape[1] - 2, how)
+
+    def run(tiles, kernel):
+        return convolve(tiles, make_ready(kernel, ready), how)
+
+    names = {e.primitive.name for e in jax.make_jaxpr(run)(tiles, kernel).eqns}
+    return run(tiles, kernel), jax.grad(lambda k: run(tiles, k).sum())(kernel), names
+
+
+@pytest.mark.parametrize("kernel, how", PATCHES)
+def test_convolutions_of_many_channels_are_products_of_patches(monkeypatch, kernel, how):
+    monkeypatch.setattr(backend, "multiplies_bfloat16", lambda: True)
+    tiles = random(3, 10, 12, kernel[2], dtype="bfloat16")
+    kernel = random(*kernel, dtype="bfloat16", seed=1) / kernel[2]
+    how = Convolution(**how)
+    *fast, names = made(tiles, kernel, how)
+    assert "dot_general" in names and "conv_general_dilated" not in names
+    monkeypatch.setattr(backend, "on_cpu", lambda: False)
+    *plain, names = made(tiles, kernel, how)
+    assert "conv_general_dilated" in names
+    for a, b in zip(fast, plain, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "units, dtype, kernel, how",
+    [
+        (False, "bfloat16", (3, 3, 64, 24), {"strides": (2, 2)}),
+        (True, "float32", (3, 3, 64, 24), {"strides": (2, 2)}),
+        (True, "float16", (3, 3, 512, 32), {}),
+        (True, "bfloat16", (3, 3, 63, 24), {"strides": (2, 2)}),
+        (True, "bfloat16", (3, 3, 256, 32), {}),
+        (True, "bfloat16", (3, 3, 32, 64), {"strides": (2, 2), "groups": 2}),
+    ],
+)
+def test_other_convolutions_are_as_those_of_wide_floats(monkeypatch, units, dtype, kernel, how):
+    monkeypatch.setattr(backend, "multiplies_bfloat16", lambda: units)
+    how = Convolution(**how)
+    tiles = random(1, 10, 12, kernel[2] * how.groups, dtype=dtype)
+    assert "conv_general_dilated" in made(tiles, random(*kernel, dtype=dtype), how)[-1]

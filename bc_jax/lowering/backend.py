@@ -90,7 +90,7 @@ def compiler_options(*, in_order: bool = False, bfloat16: bool = False) -> dict[
     options = dict(_OPTIONS.get(jax.default_backend(), {}))
     if in_order:
         options.pop(_ORDER, None)
-    if bfloat16 and _YNNPACK in options and _multiplies_bfloat16():
+    if bfloat16 and _YNNPACK in options and multiplies_bfloat16():
         options[_YNNPACK] = _PRODUCTS
     if _GRAPHS in options and not _convolves_while_compiling():
         options[_GRAPHS] = _KINDS
@@ -118,7 +118,7 @@ def _has(name: str, value: str) -> bool:
 
 
 @functools.cache
-def _multiplies_bfloat16() -> bool:
+def multiplies_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 faster than float32; measured, in a third of a second.
 
     XLA has units for them used by YNNPACK alone, which is slow on a CPU that lacks them.

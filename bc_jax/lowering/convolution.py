@@ -23,6 +23,8 @@ _NONE = (1, 1)
 _FEW_FEATURES = 24
 # What leaves the way of computing to the backend, in the forms in which JAX gives it.
 _DEFAULT_PRECISION = (None, jax.lax.Precision.DEFAULT, 2 * (jax.lax.Precision.DEFAULT,))
+# Channels from which on a CPU's units for bfloat16 make up for patches, with a stride and without.
+_CHANNELS, _MANY_CHANNELS = 64, 512
 # Strided convolutions of fewer channels, those of each step together, are made deeper on a GPU.
 _FEW_CHANNELS = 16
 # Bytes of channels that a GPU's matrix units are best given; fewer are filled up with zeros.
@@ -82,6 +84,8 @@ def rows_ready(kernel, height: int, how: Convolution) -> int:
     whole = how.groups == 1 and how.strides == how.lhs_dilation == how.rhs_dilation == _NONE
     if not (floating and backend.on_cpu() and whole and how.precision in _DEFAULT_PRECISION):
         return 1
+    if _multiplies_patches(kernel, how):
+        return 1
     return rows_ahead(height, kernel.shape)
 
 
@@ -135,6 +139,8 @@ def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array | RowKernel, how: Convol
     if how.groups > 1 and not transposed:
         ungrouped = _depthwise if kernel.shape[2] == 1 else _by_groups
         return ungrouped(tiles, kernel, how)
+    if not transposed and _multiplies_patches(kernel, how) and tiles.dtype == kernel.dtype:
+        return _by_patches(tiles, kernel, how)
     if how.groups > 1 or size == _NONE or not how.strides == how.rhs_dilation == _NONE:
         return convolve_plainly(tiles, kernel, how)
     if transposed:
@@ -171,13 +177,20 @@ def _with_whole_words(x: jax.Array, axis: int) -> jax.Array:
     return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)]) if more else x
 
 
+def _multiplies_patches(kernel: jax.Array, how: Convolution) -> bool:
+    """Whether a CPU's units for bfloat16 are faster than what saves multiplications in float32."""
+    least = _MANY_CHANNELS if how.strides == how.rhs_dilation == _NONE else _CHANNELS
+    many = kernel.dtype == jnp.bfloat16 and kernel.shape[2] >= least and kernel.shape[:2] != _NONE
+    return many and how.groups == 1 and backend.multiplies_bfloat16()
+
+
 def _by_patches(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
-    """A convolution to a single feature: what the kernel meets, side by side, and one sum of it."""
+    """What the kernel meets, side by side as channels, and one product with them."""
     tiles = _pad(tiles, how.padding)
     rows, columns = zip((1, 2), kernel.shape[:2], how.strides, how.rhs_dilation, strict=True)
     met = [seen for row in places(tiles, *rows) for seen in places(row, *columns)]
-    flat = kernel.reshape(-1, 1)
-    return multiply(jnp.concatenate(met, axis=-1), flat, how.precision, how.preferred)
+    flat = kernel.reshape(-1, kernel.shape[3])
+    return multiply(concatenate(met, axis=-1), flat, how.precision, how.preferred)
 
 
 def _by_depth(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
