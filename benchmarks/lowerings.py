@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bc_jax import lowering
 from bc_jax.bench import random_grids
 from bc_jax.lowering import Convolution, convolve_taps, make_ready, rows_ready
 from bc_jax.lowering.convolution import convolve_on_cpu, convolve_plainly
-from bc_jax.sparse import Blocks, Halo, block_index, compiler_options, keep_memory
+from bc_jax.sparse import Blocks, Halo, block_index, keep_memory
 from bc_jax.sparse.halo import Frames, read_halo, read_shifted
 from bc_jax.timing import alternate
 from benchmarks import cases
@@ -44,10 +45,12 @@ def measure(case: Case = DEFAULT, *, repeats: int = 15, warm_up: int = 2) -> lis
         warm_up: rounds before them.
     """
     keep_memory()
-    dtype, options, rows = jnp.dtype(case.dtype), compiler_options(), []
+    dtype, rows = jnp.dtype(case.dtype), []
     for what, tile, plain, on_cpu in (*_convolutions(dtype), *_dilated(dtype)):
         ways = {"plain": plain, "cpu": on_cpu}
-        calls = {name: bound(way, *args, options=options) for name, (way, *args) in ways.items()}
+        calls = {
+            name: bound(way, *args, compiles=lowering.jit) for name, (way, *args) in ways.items()
+        }
         timings = alternate(calls, repeats=repeats, warm_up=warm_up)
         row = {"benchmark": "lowerings", "what": what, "tiles": "x".join(map(str, tile))}
         row |= {"dtype": case.dtype, "executed": EXECUTED, "repeats": repeats}
@@ -63,6 +66,7 @@ def _convolutions(dtype):
         ("3x3 to 128 features", (32, 32, 128), (3, 3, 128, 128), Convolution()),
         ("3x3 to 256 features", (8, 8, 256), (3, 3, 256, 256), Convolution()),
         ("3x3 to 512 features", (4, 4, 512), (3, 3, 512, 512), Convolution()),
+        ("3x3/2 to 128 features", (32, 32, 64), (3, 3, 64, 128), Convolution(strides=(2, 2))),
         ("3x3, every channel by itself", (32, 32, 96), (3, 3, 1, 96), Convolution(groups=96)),
         ("7x7, every channel by itself", (16, 16, 192), (7, 7, 1, 192), Convolution(groups=192)),
         ("3x3, 32 groups", (32, 32, 128), (3, 3, 4, 128), Convolution(groups=32)),

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bc_jax import lowering
 from bc_jax.bench import random_grids
 from bc_jax.lowering import Convolution, convolve, convolve_taps, make_ready, rows_ready
 from bc_jax.programs import compile_program
-from bc_jax.sparse import Blocks, Halo, Row, block_index, compiler_options, exchange_halo, split
+from bc_jax.sparse import Blocks, Halo, Row, block_index, exchange_halo, split
 from bc_jax.sparse.halo import (
     Frames,
     Memory,
@@ -161,9 +162,9 @@ def _random(shape, dtype) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).normal(size=shape).astype(np.float32), dtype)
 
 
-def bound(function: Callable, *args, options=None) -> Callable:
+def bound(function: Callable, *args, compiles: Callable = jax.jit) -> Callable:
     """A compiled call of these arguments."""
-    run = compile_program(jax.jit(function, compiler_options=options), *args).run
+    run = compile_program(compiles(function), *args).run
     return lambda: run(*args)
 
 
@@ -227,21 +228,21 @@ def _convolution(op: Op, row: Row, frame: Frames | None, times: int, blocks: Blo
             taps = read_shifted(frame, tile, blocks, steps)
             return convolve_taps(taps, kernel, how.precision, how.preferred)
 
-        sparse = bound(on_tiles, frame, kernel, blocks, options=compiler_options())
+        sparse = bound(on_tiles, frame, kernel, blocks, compiles=lowering.jit)
     else:
         sides = [size + axis.before + axis.after for size, axis in zip((h, w), axes, strict=True)]
         tiles = _random((blocks.capacity, *sides, channels), dtype)
         read = tiles.nbytes
         on_tiles = functools.partial(convolve, how=how)
         ready = make_ready(kernel, rows_ready(kernel, axes[0].out, how))
-        sparse = bound(on_tiles, tiles, ready, options=compiler_options())
+        sparse = bound(on_tiles, tiles, ready, compiles=lowering.jit)
 
-    versions = {"default": None}
-    if compiler_options():
-        versions["sparse options"] = compiler_options()
+    versions = {"default": jax.jit}
+    if lowering.compiler_options():
+        versions["sparse options"] = lowering.jit
     dense = {
-        name: bound(lambda x, k: op.bind(x, k), image, kernel, options=options)
-        for name, options in versions.items()
+        name: bound(lambda x, k: op.bind(x, k), image, kernel, compiles=compiles)
+        for name, compiles in versions.items()
     }
     one = _axes(op, Blocks(blocks.index, (op.in_shapes[0][0], 1, 1)))
     around = [(0, 0), *((max(0, a.before), max(0, a.after)) for a in one), (0, 0)]
@@ -249,7 +250,7 @@ def _convolution(op: Op, row: Row, frame: Frames | None, times: int, blocks: Blo
         lambda x, k: convolve(jnp.pad(x, around), k, _how(op, one)),
         image,
         make_ready(kernel, rows_ready(kernel, one[0].out, _how(op, one))),
-        options=compiler_options(),
+        compiles=lowering.jit,
     )
     written = dtype.itemsize * math.prod(row.shape)
     return Part(
@@ -340,7 +341,7 @@ def _exchange(reads: _Reads, blocks: Blocks):
         padded, memory = exchange_halo(tiles, memory, blocks, halo=first)
         return [padded, *(read_halo(tiles, memory, blocks, halo=h) for h in others)], memory
 
-    jitted = jax.jit(exchange, donate_argnums=1, compiler_options=compiler_options())
+    jitted = lowering.jit(exchange, donate_argnums=1)
     run = compile_program(jitted, tiles, memory, blocks).run
     padded = jax.eval_shape(exchange, tiles, memory, blocks)[0]
 
@@ -356,7 +357,7 @@ def _copies(loaded: Loaded, blocks: Blocks) -> list[Part]:
     """Splitting the frames, and writing frames and outputs back."""
     frames = loaded.frames[0]
     outputs = jax.tree.leaves(jax.eval_shape(loaded.sparse.apply_fn, loaded.params, frames))
-    cut = bound(lambda f, b: split(f, b), frames, blocks, options=compiler_options())
+    cut = bound(lambda f, b: split(f, b), frames, blocks, compiles=lowering.jit)
     share = blocks.capacity / math.prod(blocks.grid_shape)
     parts = [Part("split frames", 1, cut, int(2 * share * frames.nbytes))]
     for name, shape in [("frames", frames), *(("output", s) for s in outputs)]:
@@ -370,7 +371,7 @@ def _copies(loaded: Loaded, blocks: Blocks) -> list[Part]:
 def _combine(shape, blocks: Blocks) -> Callable:
     dense = jnp.zeros(shape.shape, shape.dtype)
     tiles = split(dense, blocks)
-    jitted = jax.jit(write_tiles, donate_argnums=0, compiler_options=compiler_options())
+    jitted = lowering.jit(write_tiles, donate_argnums=0)
     run = compile_program(jitted, dense, tiles, blocks).run
 
     def call():

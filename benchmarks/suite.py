@@ -14,6 +14,7 @@ from bc_jax.sparse import keep_memory
 from benchmarks import (
     against_torch,
     clip,
+    dtypes,
     host,
     lowerings,
     memory,
@@ -31,6 +32,7 @@ MODULES = {
     "parts": parts,
     "roofline": roofline,
     "scaling": scaling,
+    "dtypes": dtypes,
     "memory": memory,
     "clip": clip,
     "host": host,

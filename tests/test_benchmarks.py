@@ -23,6 +23,7 @@ from benchmarks import (
     against_torch,
     cases,
     clip,
+    dtypes,
     gpu_check,
     host,
     lowerings,
@@ -58,7 +59,7 @@ def tiny(monkeypatch):
         frames = 2 * (jnp.full((case.streams, *case.size, 3), 9, jnp.uint8),)
         return cases.Loaded(case, params, frames, blockcopy(apply_fn, case.block))
 
-    for module in (network, parts, step, memory, clip, host, against_torch):
+    for module in (network, parts, step, memory, clip, host, against_torch, dtypes):
         monkeypatch.setattr(module, "load", load)
     small = {"widths": (4,), "head_width": 4}
     for name, policy in step.POLICIES.items():
@@ -273,6 +274,33 @@ def test_every_layer_has_its_bound(tiny):
     bounds = [row["times"] * row["sparse_bound_ms"] for row in rows[:-1]]
     assert total["sparse_bound_ms"] == pytest.approx(sum(bounds))
     assert "gap" in bench.table(rows, roofline.COLUMNS)
+    json.dumps(rows)
+
+
+def test_the_types_of_a_network_are_timed_in_turn(tiny, monkeypatch):
+    called = []
+
+    def alternate(calls, *, repeats, warm_up):
+        for name, call in calls.items():
+            call()
+            dtype, *version = name.split(" ", 1)
+            called.append((dtype, bool(version)))
+        seconds = {name: 1.0 + len(name) / 100 for name in calls}
+        return {name: timing.Timing(s, s, s) for name, s in seconds.items()}
+
+    monkeypatch.setattr(dtypes, "alternate", alternate)
+    rows = dtypes.measure(CASE, fraction=0.5, dtypes=("float32", "bfloat16"), repeats=2)
+    assert {dtype for dtype, _ in called} == {"float32", "bfloat16"}
+    assert [dense for _, dense in called].count(False) == 2
+    assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
+    for row in rows:
+        assert (row["benchmark"], row["executed"], row["blocks"]) == ("dtypes", 4, 8)
+        assert row["dense_version"] == "default"  # the shortest name was given the shortest time
+        assert row["efficiency"] == pytest.approx(0.5 * row["dense_ms"] / row["sparse_ms"])
+    outputs, frames = 64 * 128 * 4 / 1e6, 64 * 128 * 3 / 1e6
+    states = [row["state_megabytes"] - frames for row in rows]
+    assert states[0] == pytest.approx(2 * states[1], rel=0.01) and states[1] > 2 * outputs
+    assert "state MB" in bench.table(rows, dtypes.COLUMNS)
     json.dumps(rows)
 
 
