@@ -230,7 +230,10 @@ def _exchange_jvp(how: lowering.Exchange, primals, tangents):
 
 def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:
     """As `exchange_halo`, where the memory holds this frame's blocks already."""
-    return _read_halo(tiles, memory, blocks, _outside(pad_value, tiles.dtype), halo=halo)
+    outside = _outside(pad_value, tiles.dtype)
+    if isinstance(memory, Frames):
+        return _read_frames(memory, blocks, outside, tile=tiles.shape, halo=halo)
+    return _read_strips(tiles, memory, blocks, outside, halo=halo)
 
 
 def _outside(pad_value, dtype) -> jax.Array | None:
@@ -239,11 +242,14 @@ def _outside(pad_value, dtype) -> jax.Array | None:
 
 
 @lowering.moves
-def _read_halo(tiles, memory: Memory, blocks: Blocks, outside, *, halo: Halo) -> jax.Array:
-    if isinstance(memory, Frames):
-        border = memory.halo
-        inner = (border.top - halo.top, border.left - halo.left)
-        return _windows(memory.array, tiles.shape, blocks, inner, halo, outside)
+def _read_frames(memory: Frames, blocks: Blocks, outside, *, tile, halo: Halo) -> jax.Array:
+    border = memory.halo
+    inner = (border.top - halo.top, border.left - halo.left)
+    return _windows(memory.array, tile, blocks, inner, halo, outside)
+
+
+@lowering.moves
+def _read_strips(tiles, memory: Strips, blocks: Blocks, outside, *, halo: Halo) -> jax.Array:
     h, w = tiles.shape[1:3]
     outside = jnp.zeros((), tiles.dtype) if outside is None else outside
     around = {}
