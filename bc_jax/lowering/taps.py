@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax.lowering import backend
+from bc_jax.lowering.bits import concatenate
 from bc_jax.lowering.product import multiply
 
 # Tiles with fewer channels are quickly copied once for each of a kernel's places.
@@ -44,7 +45,7 @@ def convolve_taps(
     """
     *_, channels, features = kernel.shape
     if channels <= features:
-        wide = jnp.concatenate(taps, axis=-1)
+        wide = concatenate(taps, axis=-1)
         return multiply(wide, kernel.reshape(-1, features), precision, preferred)
     result = preferred or jnp.result_type(taps[0], kernel)
     summed = jnp.promote_types(result, jnp.float32)
