@@ -72,7 +72,7 @@ def jit(function: Callable, *, in_order: bool = False, **options) -> Callable:
         leaves = jax.tree.leaves((args, kwargs))
         return compiled(any(getattr(leaf, "dtype", None) == jnp.bfloat16 for leaf in leaves))
 
-    @functools.wraps(function)
+    @functools.wraps(function, updated=())
     def call(*args, **kwargs):
         return suits(*args, **kwargs)(*args, **kwargs)
 
