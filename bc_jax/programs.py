@@ -67,10 +67,9 @@ def dense_programs(
         as `jax.jit` compiles it; "sparse options": with the compiler's options of block-sparse
         programs, where there are any; "one block": block-sparse, one block as large as the frame.
     """
-    ordered = functools.partial(lowering.jit, in_order=True)
     versions = {"default": jax.jit}
     if lowering.compiler_options(in_order=True):
-        versions["sparse options"] = ordered
+        versions["sparse options"] = functools.partial(lowering.jit, in_order=True)
     programs = {}
     for name, compiles in versions.items():
         on_compile(f"dense network ({name})")
@@ -79,7 +78,7 @@ def dense_programs(
         programs[name] = dataclasses.replace(program, run=functools.partial(program.run, params))
     on_compile("dense network (one block)")
     whole = blockcopy(apply_fn, frames.shape[1:3])
-    advance = ordered(whole.advance, static_argnames="capacity", donate_argnums=1)
+    advance = whole.jit(whole.advance, in_order=True)
     program = sparse_program(whole, params, frames, capacity=frames.shape[0], advance=advance)
     grid = jnp.ones(whole.grid_shape(frames), bool)
     programs["one block"] = dataclasses.replace(

@@ -7,8 +7,6 @@ A CPU gains from bfloat16 where it has units for it and a network has channels e
 
 import dataclasses
 
-import jax
-
 from bc_jax.bench import random_grids
 from bc_jax.config import Dtype
 from bc_jax.timing import alternate, efficiency, fastest
@@ -52,8 +50,7 @@ def measure(
         calls |= zip(dense[dtype], versions.values(), strict=True)
         grids = random_grids(loaded.grid_shape, count, warm_up + repeats)
         calls[dtype] = loaded.sparse_call(grids)
-        state = jax.eval_shape(loaded.sparse.init, loaded.params, loaded.frames[0])
-        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+        size = loaded.sparse.explain(loaded.params, loaded.frames[0]).state_bytes
         row = loaded.case.row("dtypes") | {"executed": count, "blocks": grids[0].size}
         rows.append(row | {"repeats": repeats, "state_megabytes": size / 1e6})
     timings = alternate(calls, repeats=repeats, warm_up=warm_up)

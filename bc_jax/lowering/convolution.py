@@ -82,11 +82,8 @@ def rows_ready(kernel, height: int, how: Convolution) -> int:
     """
     floating = jnp.issubdtype(kernel.dtype, jnp.floating)
     whole = how.groups == 1 and how.strides == how.lhs_dilation == how.rhs_dilation == _NONE
-    if not (floating and backend.on_cpu() and whole and how.precision in _DEFAULT_PRECISION):
-        return 1
-    if _multiplies_patches(kernel, how):
-        return 1
-    return rows_ahead(height, kernel.shape)
+    sums = floating and backend.on_cpu() and whole and how.precision in _DEFAULT_PRECISION
+    return rows_ahead(height, kernel.shape) if sums and not _multiplies_patches(kernel, how) else 1
 
 
 def make_ready(kernel: jax.Array, rows: int) -> jax.Array | RowKernel:
@@ -139,7 +136,7 @@ def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array | RowKernel, how: Convol
     if how.groups > 1 and not transposed:
         ungrouped = _depthwise if kernel.shape[2] == 1 else _by_groups
         return ungrouped(tiles, kernel, how)
-    if not transposed and _multiplies_patches(kernel, how) and tiles.dtype == kernel.dtype:
+    if _multiplies_patches(kernel, how) and tiles.dtype == kernel.dtype:
         return _by_patches(tiles, kernel, how)
     if how.groups > 1 or size == _NONE or not how.strides == how.rhs_dilation == _NONE:
         return convolve_plainly(tiles, kernel, how)
@@ -178,10 +175,10 @@ def _with_whole_words(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _multiplies_patches(kernel: jax.Array, how: Convolution) -> bool:
-    """Whether a CPU's units for bfloat16 are faster than what saves multiplications in float32."""
+    """Whether a CPU's units for bfloat16 beat what saves multiplications in float32; ungrouped."""
     least = _MANY_CHANNELS if how.strides == how.rhs_dilation == _NONE else _CHANNELS
     many = kernel.dtype == jnp.bfloat16 and kernel.shape[2] >= least and kernel.shape[:2] != _NONE
-    return many and how.groups == 1 and backend.multiplies_bfloat16()
+    return many and how.lhs_dilation == _NONE and backend.multiplies_bfloat16()
 
 
 def _by_patches(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:

@@ -187,7 +187,7 @@ class BlockCopy:
 
         Args:
             function: what to compile, the call itself or `advance`; None is the call.
-            **options: of `jax.jit`, in place of these.
+            **options: of `jax.jit`, in place of these; or `in_order`, see `compiler_options`.
         """
         options = {"static_argnames": "capacity", "donate_argnums": 1} | options
         compiles = jax.jit if "compiler_options" in options else lowering.jit
