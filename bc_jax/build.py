@@ -104,6 +104,7 @@ def runner(
         policy=policy,
         target=target,
         capacity=target if fixed else None,
+        background=config.blocks.background,
         train_interval=config.train.train_interval,
         capacity_steps=config.blocks.capacities,
         seed=config.seed,

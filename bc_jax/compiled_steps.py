@@ -56,7 +56,7 @@ class CompiledSteps:
         forwarding = options | {"copied": FrameState}
         self.init = jax.jit(whole(steps.init), **options)
         self.decide = forwarding_jit(whole(decide), static=("learns",), **forwarding)
-        self.choose = forwarding_jit(steps.choose, static=("capacity",), **forwarding)
+        self.choose = forwarding_jit(steps.choose, **forwarding)
         self._settle = forwarding_jit(whole(steps.settle), static=("capacity",), **forwarding)
         self.learn = forwarding_jit(whole(steps.learn), **forwarding)
         self.frame = lowering.jit(
@@ -69,6 +69,10 @@ class CompiledSteps:
         """`Steps.settle` of what `decide` returned, and the next state with its memory."""
         state, outcome = self._settle(state, decision, memory, capacity=capacity)
         return state.replace(frame_state=memory), outcome
+
+    def lower_settle(self, *args, capacity: int) -> jax.stages.Lowered:
+        """The program of `settle`, for arrays or their shapes, to be compiled."""
+        return self._settle.lower(*args, capacity=capacity)
 
     def packed(self, state: RunnerState) -> RunnerState:
         """A state as these programs take it."""

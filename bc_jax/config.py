@@ -76,6 +76,10 @@ class BlockConfig:
     # Whether every frame executes the target's share of the blocks exactly, as one program: the
     # same cost each time, and what a GPU is fastest with.
     fixed: bool = False
+    # Whether the first frame compiles all that is needed, and another thread the capacities that
+    # show up later: no other frame waits for a compiler, as a camera's must not. A frame then runs
+    # in a larger program where its own is not there yet, which rounds differently.
+    background: bool = False
 
     def __post_init__(self):
         check_types(self, "blocks")

@@ -36,6 +36,9 @@ def forwarding_jit(
         static: names of its static arguments, which are given by name.
         copied: types whose arrays are copied, where they are to be donated while the results live.
         **options: of `jax.jit`.
+
+    Returns:
+        The function, with `lower` as that of `jax.jit`.
     """
 
     def leaves(arguments, names) -> list:
@@ -61,4 +64,5 @@ def forwarding_jit(
         whole = [given[i] if came else results.arrays[i] for came, i in results.places]
         return jax.tree.unflatten(results.tree, whole)
 
+    call.lower = less.lower
     return call

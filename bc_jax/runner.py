@@ -16,6 +16,7 @@ import numpy as np
 
 from bc_jax.compiled_steps import CompiledSteps
 from bc_jax.policy import PolicyConfig
+from bc_jax.sizes import Sizes
 from bc_jax.sparse import BlockCopy, Prepared, blockcopy
 from bc_jax.sparse.transform import check_capacity
 from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, only_array, whole_streams
@@ -27,14 +28,7 @@ __all__ = [
     "Runner",
     "RunnerState",
     "Steps",
-    "capacities",
 ]
-
-
-def capacities(total: int, steps: int) -> tuple[int, ...]:
-    """The capacities that programs are compiled for: multiples of total/steps, rounded up."""
-    unit = -(-total // steps)
-    return tuple(min(total, unit * i) for i in range(1, -(-total // unit) + 1))
 
 
 class Runner:
@@ -56,6 +50,7 @@ class Runner:
         learning: bool = True,
         capacity_steps: int = 16,
         capacity: float | None = None,
+        background: bool = False,
         logits: Callable[[Any], jax.Array] | None = None,
         seed: int = 0,
         timed: bool = True,
@@ -79,6 +74,10 @@ class Runner:
                 a cost that is always the same, and nothing is read back. What the policy leaves of
                 it goes to its next choices, and what it wants beyond waits. None executes what the
                 policy wants.
+            background: compile in the first frame all that every stream needs, and in another
+                thread the network for the sizes that show up later. Until a frame's own program is
+                there it runs in that of the next larger size, which gives the same but for
+                rounding. So no frame but the first waits for a compiler.
             logits: from the network's outputs to logits [N, h, w, classes], where the network
                 returns something else.
             seed: of the policy's parameters and sampling.
@@ -99,16 +98,19 @@ class Runner:
         self.outcome: Outcome | None = None
         self.metrics: dict[str, jax.Array] = {}
         self.times: dict[str, float] = {}
-        self.compiled: tuple[str, ...] = ()  # what the last frame was the first to need
+        # What the last frame was the first to need, and what was compiled meanwhile.
+        self.compiled: tuple[str, ...] = ()
         self._key = jax.random.key(seed)
         self._capacity_steps = capacity_steps
         self._capacity = capacity
+        self._background = background
         self._wait = jax.block_until_ready if timed else lambda results: results
         self._on_compile = on_compile or (lambda what: None)
         self._known: set[str] = set()
         self._pieces = CompiledSteps(self.steps)
         self._prepare = jax.jit(sparse.prepare)
         self._prepared: Prepared | None = None
+        self._sizes: Sizes | None = None
         self._goes_on: jax.Array | None = None  # `reset` where no stream begins
         self._begun = False  # whether all streams are known to have begun
 
@@ -183,23 +185,40 @@ class Runner:
                 f"frames are {frames.dtype}{list(frames.shape)} and were "
                 f"{kept.dtype}{list(kept.shape)} before; begin a new Runner for another size"
             )
+        options = {"dense": dense, "count": None if count is None else np.int32(count)}
         if self._prepared is None:
             self._prepared = self._prepare(self._params, frames)
+            self._sizes = Sizes(total, self._capacity_steps)
             self._goes_on = jnp.zeros(frames.shape[0], bool)
+            if self._background:
+                self._rehearse(frames, {total} if capacity is None else {capacity, total}, options)
         begins = reset is not None and np.any(reset)
         reset = np.broadcast_to(np.asarray(reset, bool), len(frames)) if begins else self._goes_on
-        count = None if count is None else np.int32(count)
         frame = 1 + (int(self._state.frame) if self._frames is None else self._frames)
         learns = self.learning and frame % self.steps.train_interval == 0
-        options = {"dense": dense, "count": count}
         if capacity is None:
-            outputs = self._run_in_parts(frames, reset, learns, total, options)
+            outputs = self._run_in_parts(frames, reset, learns, options)
         else:
             begins = self._begins(frames, begins)
             capacity = total if begins else capacity
             outputs = self._run_at_once(frames, reset, learns, capacity, options)
         self._frames = frame
         return outputs
+
+    def _rehearse(self, frames, capacities: set[int], options: dict) -> None:
+        """Compile what every stream needs, by frames of which nothing stays."""
+        kept, metrics, frames = self._state, self.metrics, jnp.zeros_like(frames)
+        all_begin = jnp.ones(len(frames), bool)
+        try:
+            for capacity in capacities:
+                for learns in {False, self.learning}:
+                    self._state = jax.tree.map(jnp.copy, kept)
+                    if self._capacity is None:
+                        self._run_in_parts(frames, all_begin, learns, options)
+                    else:
+                        self._run_at_once(frames, all_begin, learns, capacity, options)
+        finally:
+            self._state, self.metrics = kept, metrics
 
     def _begins(self, frames, reset: bool) -> bool:
         """Whether a stream begins with this frame: by `reset`, or as its first ones were left out.
@@ -228,17 +247,18 @@ class Runner:
         self._lap("network", clock)
         return self._state.frame_state.outputs
 
-    def _run_in_parts(self, frames, reset, learns: bool, total: int, options: dict):
+    def _run_in_parts(self, frames, reset, learns: bool, options: dict):
         """Look, read the count of blocks back, and run the smallest program that holds them."""
         self._notice("policy that learns" if learns else "policy")
         clock = time.perf_counter()
         after, decision = self._pieces.decide(self._state, frames, reset, learns=learns, **options)
         self.decision = decision.replace(looked=None)
         wanted = int(decision.count)  # the one number that is read back
-        sizes = capacities(total, self._capacity_steps)
-        capacity = next(size for size in sizes if size >= wanted)
-        self._notice(f"network for {capacity} blocks")
+        capacity = self._sizes.fitting(wanted)
         grid, frames = self._pieces.choose(self.decision, frames, capacity=capacity)
+        if self._background:
+            capacity = self._room(capacity, after, frames, grid)
+        self._notice(f"network for {capacity} blocks")
         clock = self._lap("policy", clock)
         # The network writes into the memory, so that this state cannot be used again.
         memory = self.steps.sparse.compiled(
@@ -260,6 +280,27 @@ class Runner:
             self._lap("learning", clock)
         return memory.outputs
 
+    def _room(self, capacity: int, after: RunnerState, frames, grid) -> int:
+        """The capacity, or a larger one whose program is there while its own is compiled."""
+        room = self._sizes.room(capacity)
+        if self._sizes.compiling is not None:
+            self.compiled += (f"network for {self._sizes.compiling} blocks",)
+        if room == capacity:
+            self._sizes.has(capacity)
+            return capacity
+        given = (self._prepared, self._state.frame_state, frames, grid, after, self.decision)
+        prepared, memory, frames, grid, after, decision = jax.tree.map(_shape, given)
+
+        def compile_both():
+            program = self.steps.sparse.compiled
+            program.lower(prepared, memory, frames, grid, capacity=capacity).compile()
+            self._pieces.lower_settle(after, decision, memory, capacity=capacity).compile()
+
+        if self._sizes.compile(capacity, compile_both):
+            self.compiled += (f"network for {capacity} blocks",)
+            self._on_compile(f"network for {capacity} blocks, in the background")
+        return room
+
     def _lap(self, part: str, since: float) -> float:
         now = time.perf_counter()
         self.times[part] = now - since
@@ -270,6 +311,12 @@ class Runner:
             self._known.add(what)
             self.compiled += (what,)
             self._on_compile(what)
+
+
+def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:
+    """What a program is compiled for, in the place of an array."""
+    sharding = x.sharding if x.committed else None
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=x.aval.weak_type)
 
 
 def _warn_of_range(frames) -> None:

@@ -189,7 +189,7 @@ class Steps:
         state, outcome = self.settle(state, decision, frame_state, capacity=capacity)
         return state.replace(frame_state=frame_state), outcome
 
-    def choose(self, decision: Decision, frames, *, capacity: int):
+    def choose(self, decision: Decision, frames, *, capacity: jax.Array | int):
         """The grid [N, Gh, Gw] that fits the capacity, and the frames with no pixel that is NaN."""
         wanted = (decision.sampled | decision.required) & decision.allowed
         filled = policies.fill_capacity(

@@ -31,6 +31,7 @@ def plan() -> list[Part]:
         part("against_torch", Case(rn18, SMALL)),
         part("against_torch", Case(rn50, SMALL)),
         part("clip", ESPNET, frames=240, windows=4, policy="random"),
+        part("stalls", ESPNET),
         part("roofline", ESPNET),
         part("roofline", Case(rn50, SMALL)),
         part("scaling", Case(rn18, SMALL)),

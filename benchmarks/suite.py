@@ -22,6 +22,7 @@ from benchmarks import (
     parts,
     roofline,
     scaling,
+    stalls,
     step,
 )
 from benchmarks.cases import Case, write_rows
@@ -35,6 +36,7 @@ MODULES = {
     "dtypes": dtypes,
     "memory": memory,
     "clip": clip,
+    "stalls": stalls,
     "host": host,
     "against_torch": against_torch,
     "lowerings": lowerings,

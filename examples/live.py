@@ -31,8 +31,12 @@ def main(argv: list[str] | None = None, network: models.Network | None = None) -
     network = network or models.load("espnet_cityscapes")
     policy = bc_jax.PolicyConfig.light(target=given.target)
     runner = bc_jax.Runner(
-        network.apply_fn, network.params, block_size=given.block, policy=policy
-    )  # fmt: skip
+        network.apply_fn,
+        network.params,
+        block_size=given.block,
+        policy=policy,
+        background=True,  # a camera does not wait for a compiler
+    )
     try:
         source = open_source(given.source, size=given.size, frames=given.frames)
     except (OSError, ValueError) as error:

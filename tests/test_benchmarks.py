@@ -36,6 +36,7 @@ from benchmarks import (
     run,
     scaling,
     smoke,
+    stalls,
     step,
     suite,
 )
@@ -374,6 +375,22 @@ def test_windows_of_a_clip_have_a_row_each(tiny, monkeypatch):
     assert rows[1]["frames"] == 4 and rows[1]["learning_ms"] == 0
     with pytest.raises(ValueError, match="windows is 9"):
         clip.measure(CASE, frames=8, windows=9)
+
+
+def test_frames_that_wait_for_a_compiler_are_counted(tiny, monkeypatch):
+    def clip_of(name, *, size, frames):
+        return [np.full((*size, 3), number, np.uint8) for number in range(frames)]
+
+    monkeypatch.setattr(stalls, "open_source", clip_of)
+    waits, goes_on = stalls.measure(CASE, frames=12)
+    assert (waits["background"], goes_on["background"]) == (False, True)
+    for row in (waits, goes_on):
+        assert row["frames"] == 12
+        assert row["all_s"] >= row["first_s"] + row["longest_s"]
+        assert 1e3 * row["longest_s"] >= row["meanwhile_ms"]
+    # The second frame needs a program for fewer blocks, and the third one that learns.
+    assert waits["meanwhile"] >= 2
+    assert goes_on["meanwhile"] >= 1
 
 
 def test_torch_runs_beside(tiny, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from bc_jax import PolicyConfig, Runner, Steps, blockcopy
 from bc_jax.policy import information_gain
-from bc_jax.runner import capacities
+from bc_jax.sizes import capacities
 
 BLOCK, GRID = 16, (2, 3)
 SIZE = (GRID[0] * BLOCK, GRID[1] * BLOCK)

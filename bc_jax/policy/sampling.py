@@ -36,7 +36,7 @@ def fill_capacity(
     grid: jax.Array,
     scores: jax.Array,
     *,
-    capacity: int,
+    capacity: jax.Array | int,
     required: jax.Array | None = None,
 ) -> jax.Array:
     """Returns a grid with exactly `capacity` blocks over all streams.
@@ -48,18 +48,18 @@ def fill_capacity(
     Args:
       grid: sampled blocks [N, Gh, Gw], bool.
       scores: logits or probabilities, same shape; not-a-number counts as lowest.
-      capacity: static, 0 to N*Gh*Gw.
+      capacity: 0 to N*Gh*Gw; may be traced, and is not checked then.
       required: blocks that must be executed (streams that were reset), bool, same shape.
 
     Raises:
       ValueError: `capacity` is negative or above the number of blocks.
     """
-    if not 0 <= capacity <= grid.size:
+    if not isinstance(capacity, jax.core.Tracer) and not 0 <= capacity <= grid.size:
         raise ValueError(f"capacity {capacity} is not between 0 and the {grid.size} blocks")
     tier = grid.astype(jnp.int32)
     if required is not None:
         tier = jnp.where(required, 2, tier)
     scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
     order = jnp.lexsort((-scores.ravel(), -tier.ravel()))
-    chosen = jnp.zeros(grid.size, bool).at[order[:capacity]].set(True)
+    chosen = jnp.zeros(grid.size, bool).at[order].set(jnp.arange(grid.size) < capacity)
     return chosen.reshape(grid.shape)

@@ -1,0 +1,62 @@
+"""The capacities that a network is compiled for, and the programs that are there already."""
+
+import concurrent.futures
+from collections.abc import Callable
+
+
+def capacities(total: int, steps: int) -> tuple[int, ...]:
+    """The capacities that programs are compiled for: multiples of total/steps, rounded up."""
+    unit = -(-total // steps)
+    return tuple(min(total, unit * i) for i in range(1, -(-total // unit) + 1))
+
+
+class Sizes:
+    """Which capacity a frame's program has, while others are compiled in another thread.
+
+    One is compiled at a time: what a video needs next shows in the frames to come.
+
+    Attributes:
+        compiling: the capacity whose program is compiled now; None for none.
+    """
+
+    def __init__(self, total: int, steps: int):
+        """With none there.
+
+        Args:
+            total: blocks of all streams.
+            steps: how many capacities there are at most.
+        """
+        self.compiling: int | None = None
+        self._all = capacities(total, steps)
+        self._there: set[int] = set()
+        self._job: concurrent.futures.Future | None = None
+        self._thread: concurrent.futures.Executor | None = None
+
+    def fitting(self, blocks: int) -> int:
+        """The smallest capacity for so many blocks."""
+        return next(size for size in self._all if size >= blocks)
+
+    def has(self, capacity: int) -> None:
+        """Note that a program is there."""
+        self._there.add(capacity)
+
+    def room(self, capacity: int) -> int:
+        """The smallest capacity from this one on whose program is there; this one for none.
+
+        Raises:
+            Exception: what a job of `compile` has raised.
+        """
+        if self._job is not None and self._job.done():
+            job, size, self._job, self.compiling = self._job, self.compiling, None, None
+            job.result()
+            self.has(size)
+        return min((size for size in self._there if size >= capacity), default=capacity)
+
+    def compile(self, capacity: int, job: Callable[[], object]) -> bool:
+        """Have another thread do what compiles a program; False where it is still at another."""
+        if self._job is not None:
+            return False
+        if self._thread is None:
+            self._thread = concurrent.futures.ThreadPoolExecutor(1, "compiling")
+        self.compiling, self._job = capacity, self._thread.submit(job)
+        return True
