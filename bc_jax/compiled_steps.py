@@ -54,7 +54,7 @@ class CompiledSteps:
         options = {"compiler_options": compiler_options()}
         # The network's memory is updated in place while what came of a frame is still looked at.
         forwarding = options | {"copied": FrameState}
-        self.init = jax.jit(whole(steps.init), **options)
+        self.init = jax.jit(whole(steps.init), compiler_options=compiler_options(once=True))
         self.decide = forwarding_jit(whole(decide), static=("learns",), **forwarding)
         self.choose = forwarding_jit(steps.choose, **forwarding)
         self._settle = forwarding_jit(whole(steps.settle), static=("capacity",), **forwarding)

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -66,6 +67,72 @@ def test_split_has_one_tile_per_place():
     dense = jnp.arange(N * GH * GW, dtype=jnp.float32).reshape(N, GH, GW, 1)
     blocks = sparse.Blocks(jnp.asarray([5, 23, 24], jnp.int32), (N, GH, GW))
     np.testing.assert_array_equal(sparse.split(dense, blocks).ravel()[:2], [5, 23])
+
+
+def test_blocks_are_a_pytree_of_arrays():
+    blocks = blocks_of(grids(2), capacity=5)
+    same = jax.jit(lambda blocks: blocks)(blocks)
+    assert same.grid_shape == (N, GH, GW) and (same.total, same.capacity) == (24, 5)
+    for one, other in zip(jax.tree.leaves(blocks), jax.tree.leaves(same), strict=True):
+        np.testing.assert_array_equal(one, other)
+    numbers = np.flatnonzero(grids(2))[:5]
+    np.testing.assert_array_equal(blocks.coordinates, np.unravel_index(numbers, (N, GH, GW)))
+    np.testing.assert_array_equal(np.flatnonzero(blocks.slots >= 0), numbers)
+
+
+def test_a_neighbour_is_the_block_beside_or_said_to_be_outside():
+    index = jnp.asarray([0, 5, 11, 24], jnp.int32)  # corner, middle, last of a stream, none
+    blocks = sparse.Blocks(index, (N, GH, GW))
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            number, inside = blocks.neighbour(dy, dx)
+            for k, block in enumerate([0, 5, 11, 23]):
+                stream, row, column = np.unravel_index(block, (N, GH, GW))
+                row, column = row + dy, column + dx
+                there = 0 <= row < GH and 0 <= column < GW
+                assert bool(inside[k]) == there
+                assert 0 <= int(number[k]) < 24
+                if there:
+                    assert int(number[k]) == np.ravel_multi_index(
+                        (stream, row, column), (N, GH, GW)
+                    )
+
+
+@pytest.mark.parametrize("dilation, most", [(1, 200), (16, 100)], ids=["strips", "moved tiles"])
+def test_a_layer_adds_few_operations(dilation, most):
+    """What follows of the grid alone is computed once: a program's size decides how long it takes
+    to compile."""
+    kernel = jnp.ones((3, 3, 4, 4)) / 36
+
+    def operations(layers: int) -> int:
+        def network(params, frames):
+            for _ in range(layers):
+                frames = jax.lax.conv_general_dilated(
+                    frames,
+                    params,
+                    (1, 1),
+                    "SAME",
+                    rhs_dilation=(dilation, dilation),
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                )
+            return frames
+
+        frames = jnp.ones((1, 96, 128, 4))
+        step = blockcopy(network, 32)
+        state = step.init(kernel, frames)
+        grid = jnp.ones(step.grid_shape(frames), bool)
+        advance = jax.make_jaxpr(lambda *given: step.advance(*given, capacity=4))
+        return sum(1 for _ in all_equations(advance(kernel, state, frames, grid).jaxpr))
+
+    assert operations(5) - operations(3) <= 2 * most
+
+
+def all_equations(jaxpr):
+    """Of a jaxpr and all in it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from all_equations(inner)
 
 
 @pytest.fixture
@@ -237,6 +304,17 @@ def test_compiler_options_compile_and_are_the_callers_own():
     assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
     options["something"] = "else"
     assert "something" not in sparse.compiler_options()
+
+
+def test_what_runs_once_is_compiled_with_less_pains(monkeypatch):
+    once = sparse.compiler_options(once=True)
+    assert jax.jit(lambda x: x + 1, compiler_options=once)(1) == 2
+    assert once.keys() - sparse.compiler_options() == (
+        {"xla_backend_optimization_level"} if backend.on_cpu() else set()
+    )
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(backend, "_has", lambda name, value: True)
+    assert sparse.compiler_options(once=True) == sparse.compiler_options()
 
 
 @pytest.mark.parametrize(

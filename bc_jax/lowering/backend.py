@@ -80,19 +80,24 @@ def jit(function: Callable, *, in_order: bool = False, **options) -> Callable:
     return call
 
 
-def compiler_options(*, in_order: bool = False, bfloat16: bool = False) -> dict[str, str]:
+def compiler_options(
+    *, in_order: bool = False, bfloat16: bool = False, once: bool = False
+) -> dict[str, str | int]:
     """What to give `jax.jit(..., compiler_options=)` for block-sparse programs on this backend.
 
     Args:
         in_order: for a program whose operations all need the one before, as those of a network on
             whole frames do: a GPU then looks for none to run side by side.
         bfloat16: for a program of such arrays, which some CPUs have units for.
+        once: for a program that runs once, which a CPU's compiler need not take pains with.
     """
     options = dict(_OPTIONS.get(jax.default_backend(), {}))
     if in_order:
         options.pop(_ORDER, None)
     if bfloat16 and _YNNPACK in options and multiplies_bfloat16():
         options[_YNNPACK] = _PRODUCTS
+    if once and on_cpu():
+        options["xla_backend_optimization_level"] = 1
     if _GRAPHS in options and not _convolves_while_compiling():
         options[_GRAPHS] = _KINDS
     return {name: value for name, value in options.items() if _has(name, value)}
@@ -110,7 +115,7 @@ def _convolves_while_compiling() -> bool:
 
 
 @functools.cache
-def _has(name: str, value: str) -> bool:
+def _has(name: str, value: str | int) -> bool:
     try:
         jax.jit(jax.lax.optimization_barrier, compiler_options={name: value}).lower(0).compile()
     except Exception:  # a version of XLA without the option, or the need of it

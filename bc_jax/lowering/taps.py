@@ -45,7 +45,8 @@ def convolve_taps(
     """
     *_, channels, features = kernel.shape
     if channels <= features:
-        wide = concatenate(taps, axis=-1)
+        # Put together as they are read, they would be compiled for long and run no faster.
+        wide = concatenate(jax.lax.optimization_barrier(taps), axis=-1)
         return multiply(wide, kernel.reshape(-1, features), precision, preferred)
     result = preferred or jnp.result_type(taps[0], kernel)
     summed = jnp.promote_types(result, jnp.float32)

@@ -7,22 +7,44 @@ A frame `[N, H, W, *rest]` is cut into `Gh x Gw` blocks. Blocks are numbered in 
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from bc_jax import lowering
 
 
-@struct.dataclass
+@jax.tree_util.register_pytree_node_class
 class Blocks:
     """The executed blocks of one step: their index, and the grid that they are taken from.
+
+    What follows of an index is computed once, not by each operation that asks for it.
 
     Attributes:
         index: int32 [K], row-major over (N, Gh, Gw); `N * Gh * Gw` means "no block".
         grid_shape: static (N, Gh, Gw).
+        coordinates: stream, row and column of each block, three int32 [K], always inside the grid:
+            "no block" has the last one's.
+        slots: int32 [N * Gh * Gw], where each block stands in the index, -1 where it does not.
     """
 
-    index: jax.Array
-    grid_shape: tuple[int, int, int] = struct.field(pytree_node=False)
+    def __init__(self, index: jax.Array, grid_shape: tuple[int, int, int]):
+        """Both as the attributes of these names."""
+        self.index, self.grid_shape = index, grid_shape
+        _, gh, gw = grid_shape
+        safe = jnp.minimum(index, self.total - 1)
+        self.coordinates = (safe // (gh * gw), safe // gw % gh, safe % gw)
+        places = jnp.arange(self.capacity, dtype=jnp.int32)
+        self.slots = jnp.full(self.total, -1, jnp.int32).at[index].set(places, mode="drop")
+
+    def tree_flatten(self):
+        """As JAX asks for it."""
+        return (self.index, self.coordinates, self.slots), self.grid_shape
+
+    @classmethod
+    def tree_unflatten(cls, grid_shape, arrays):
+        """As JAX asks for it."""
+        blocks = object.__new__(cls)
+        blocks.grid_shape = grid_shape
+        blocks.index, blocks.coordinates, blocks.slots = arrays
+        return blocks
 
     @property
     def total(self) -> int:
@@ -35,22 +57,6 @@ class Blocks:
         """The length K of the index."""
         return self.index.shape[0]
 
-    @property
-    def safe(self) -> jax.Array:
-        """The index with "no block" replaced by the last block: int32 [K], always readable."""
-        return jnp.minimum(self.index, self.total - 1)
-
-    @property
-    def slots(self) -> jax.Array:
-        """Where each block stands in the index, -1 where it does not: int32 [N * Gh * Gw]."""
-        places = jnp.arange(self.capacity, dtype=jnp.int32)
-        return jnp.full(self.total, -1, jnp.int32).at[self.index].set(places, mode="drop")
-
-    def coordinates(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Stream, row and column of each block: three int32 [K], always inside the grid."""
-        _, gh, gw = self.grid_shape
-        return self.safe // (gh * gw), self.safe // gw % gh, self.safe % gw
-
     def neighbour(self, dy: int, dx: int) -> tuple[jax.Array, jax.Array]:
         """Index of the block `dy` below and `dx` to the right, and whether it is in the image.
 
@@ -58,11 +64,15 @@ class Blocks:
             int32 [K] that is always readable, and bool [K].
         """
         _, gh, gw = self.grid_shape
-        stream, row, column = self.coordinates()
-        row, column = row + dy, column + dx
-        inside = (row >= 0) & (row < gh) & (column >= 0) & (column < gw)
-        row, column = jnp.clip(row, 0, gh - 1), jnp.clip(column, 0, gw - 1)
-        return (stream * gh + row) * gw + column, inside
+        _, row, column = self.coordinates
+        inside = jnp.ones(self.capacity, bool)
+        for place, step, count in ((row, dy, gh), (column, dx, gw)):
+            if step < 0:
+                inside &= place >= -step
+            elif step > 0:
+                inside &= place < count - step
+        number = jnp.minimum(self.index, self.total - 1) + (dy * gw + dx)
+        return jax.lax.clamp(0, number, self.total - 1), inside
 
 
 def block_index(grid: jax.Array, *, capacity: int) -> jax.Array:
@@ -97,7 +107,7 @@ def split(dense: jax.Array, blocks: Blocks) -> jax.Array:
     Returns:
         tiles [K, H/Gh, W/Gw, *rest]; places without a block repeat the frame's last block.
     """
-    stream, row, column = blocks.coordinates()
+    stream, row, column = blocks.coordinates
     return _by_block(dense, blocks.grid_shape)[stream, row, :, column]
 
 
@@ -117,7 +127,7 @@ def combine(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array:
 
 @lowering.moves
 def _combine(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array:
-    stream, row, column = blocks.coordinates()
+    stream, row, column = blocks.coordinates
     # An index outside the array makes the scatter drop the tile.
     stream = jnp.where(blocks.index < blocks.total, stream, blocks.grid_shape[0])
     cut = _by_block(dense, blocks.grid_shape)

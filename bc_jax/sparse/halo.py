@@ -9,6 +9,7 @@ where the strips would be much of it or a window reaches beyond the next block (
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -104,11 +105,10 @@ def store(memory: Memory, tiles: jax.Array, blocks: Blocks) -> Memory:
 
 
 def _store_windows(memory: Frames, tiles: jax.Array, blocks: Blocks) -> jax.Array:
-    h, w = tiles.shape[1:3]
-    stream, row, column = blocks.coordinates()
+    starts = _origins(blocks, tiles.shape) + jnp.array([(0, memory.halo.top, memory.halo.left)])
     # A window that begins outside the array is dropped.
-    stream = jnp.where(blocks.index < blocks.total, stream, memory.array.shape[0])
-    starts = jnp.stack([stream, row * h + memory.halo.top, column * w + memory.halo.left], -1)
+    beyond = jnp.array([(memory.array.shape[0], 0, 0)])
+    starts = jnp.where((blocks.index < blocks.total)[:, None], starts, beyond)
     numbers = jax.lax.ScatterDimensionNumbers(
         update_window_dims=tuple(range(1, tiles.ndim)),
         inserted_window_dims=(0,),
@@ -137,13 +137,9 @@ def _read(memory: Strips, index, step: tuple[int, int], size, rows, columns) -> 
     else:
         first, width = left + y0 * kept.right, kept.right
     rest = memory.array.shape[2:]
-
-    def cut(block):
-        start = (block, first, *(0,) * len(rest))
-        return jax.lax.dynamic_slice(memory.array, start, (1, (y1 - y0) * width, *rest))[0]
-
-    pixels = jax.vmap(cut)(index).reshape(len(index), y1 - y0, width, *rest)
-    return pixels[:, :, x0:x1]
+    starts = jnp.pad(index[:, None], ((0, 0), (0, 1)), constant_values=first)
+    pixels = _cut(memory.array, starts, ((y1 - y0) * width, *rest))
+    return pixels.reshape(len(index), y1 - y0, width, *rest)[:, :, x0:x1]
 
 
 def _reach(before: int, after: int, size: int) -> list[tuple[int, tuple[int, int]]]:
@@ -282,11 +278,9 @@ def read_shifted(
 
 @lowering.moves
 def _read_shifted(memory: Frames, blocks: Blocks, *, tile, steps) -> list[jax.Array]:
-    border = memory.halo
-    return [
-        _windows(memory.array, tile, blocks, (border.top + dy, border.left + dx), Halo(), None)
-        for dy, dx in steps
-    ]
+    border, origins = memory.halo, _origins(blocks, tile)
+    moved = [(0, border.top + dy, border.left + dx) for dy, dx in steps]
+    return [_cut(memory.array, origins + jnp.array([step]), tile[1:]) for step in moved]
 
 
 def surround_alone(tiles: jax.Array, *, halo: Halo, pad_value=0) -> jax.Array:
@@ -326,19 +320,38 @@ def _windows(array, tile_shape, blocks: Blocks, first, halo: Halo, outside) -> j
     """
     _, h, w, *rest = tile_shape
     height, width = halo.top + h + halo.bottom, halo.left + w + halo.right
-
-    def cut(stream, row, column):
-        start = (stream, row * h + first[0], column * w + first[1], *(0,) * len(rest))
-        return jax.lax.dynamic_slice(array, start, (1, height, width, *rest))[0]
-
-    stream, row, column = blocks.coordinates()
-    tiles = jax.vmap(cut)(stream, row, column)
+    starts = _origins(blocks, tile_shape) + jnp.array([(0, *first)])
+    tiles = _cut(array, starts, (height, width, *rest))
     if outside is None:
         return tiles
+    _, row, column = blocks.coordinates
     inside = _inside(row, height, h, halo.top, blocks.grid_shape[1])[:, :, None]
     inside &= _inside(column, width, w, halo.left, blocks.grid_shape[2])[:, None, :]
     inside = inside.reshape(*inside.shape, *(1,) * len(rest))
     return jnp.where(inside, tiles, outside)
+
+
+def _origins(blocks: Blocks, tile_shape) -> jax.Array:
+    """Where each block's tile, of [any, h, w, *rest], begins in frames [N, H, W]: int32 [K, 3]."""
+    stream, row, column = blocks.coordinates
+    return jnp.stack([stream, row * tile_shape[1], column * tile_shape[2]], -1)
+
+
+def _cut(array, starts, shape: Sequence[int]) -> jax.Array:
+    """Windows of an array, in which they all lie: [K, *shape].
+
+    Args:
+        array: of one axis more than a window; each window lies at one place of its first axis.
+        starts: where each begins along the first axes, int32 [K, axes].
+        shape: of a window.
+    """
+    numbers = jax.lax.GatherDimensionNumbers(
+        offset_dims=tuple(range(1, 1 + len(shape))),
+        collapsed_slice_dims=(0,),
+        start_index_map=tuple(range(starts.shape[1])),
+    )
+    mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    return jax.lax.gather(array, starts, numbers, (1, *shape), mode=mode)
 
 
 def _inside(place, size: int, tile: int, before: int, count: int) -> jax.Array:

@@ -175,7 +175,7 @@ class Context:
         cut = array.reshape(size, rows, h, columns, w, *array.shape[3:])
         places = [
             c if spread else jnp.zeros_like(c)
-            for c, spread in zip(self.blocks.coordinates(), across, strict=True)
+            for c, spread in zip(self.blocks.coordinates, across, strict=True)
         ]
         return cut[places[0], places[1], :, places[2]]
 

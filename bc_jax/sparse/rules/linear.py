@@ -138,7 +138,7 @@ def finish_resize(context, x: Resized) -> Blocked:
     tiles = context.exchange(x.source, _halo(x.maps), 0)
     for along, axis_map in enumerate(x.maps):
         if axis_map is not None:
-            place = context.blocks.coordinates()[1 + along]
+            place = context.blocks.coordinates[1 + along]
             tiles = lowering.apply_axis_map(tiles, axis_map, place, 1 + along, x.dtype)
     return Blocked(tiles, x.axes)
 
