@@ -51,6 +51,37 @@ def played(sparse, clip):
     return np.stack(outputs), state
 
 
+@pytest.mark.parametrize("promotion", ["standard", "strict"])
+def test_indices_are_of_32_bits_where_others_are_of_64(promotion):
+    def dilated(p, x):
+        for kernel, dilation in ((p["a"], 1), (p["b"], 8), (p["head"], 1)):
+            x = zoo.conv(x, kernel, rhs_dilation=(dilation, dilation))
+        return x
+
+    frames, grids = frames_of(0, 2), random_grids(2, GRID, seed=1)
+    grids[0] = True
+
+    def last(dtype):
+        given = jax.tree.map(lambda x: x.astype(dtype), params())
+        step = bc_jax.blockcopy(dilated, block_size=8)
+        state = step.init(given, frames[0].astype(dtype))
+        for frame, grid in zip(frames, grids, strict=True):
+            out, state = jax.jit(step)(given, state, frame.astype(dtype), grid)
+        return out
+
+    expected = last(jnp.float32)
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_numpy_dtype_promotion", promotion)
+    try:
+        for dtype in (jnp.float32, jnp.float64):
+            out = last(dtype)
+            assert out.dtype == dtype
+            np.testing.assert_allclose(out, expected, atol=1e-4)
+    finally:
+        jax.config.update("jax_enable_x64", False)
+        jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+
 def test_one_trace_per_capacity_whatever_the_grid(clip):
     networks, steps = [], []
 

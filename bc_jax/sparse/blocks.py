@@ -72,7 +72,7 @@ class Blocks:
             elif step > 0:
                 inside &= place < count - step
         number = jnp.minimum(self.index, self.total - 1) + (dy * gw + dx)
-        return jax.lax.clamp(0, number, self.total - 1), inside
+        return jnp.minimum(jnp.maximum(number, 0), self.total - 1), inside
 
 
 def block_index(grid: jax.Array, *, capacity: int) -> jax.Array:

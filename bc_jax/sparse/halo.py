@@ -105,9 +105,10 @@ def store(memory: Memory, tiles: jax.Array, blocks: Blocks) -> Memory:
 
 
 def _store_windows(memory: Frames, tiles: jax.Array, blocks: Blocks) -> jax.Array:
-    starts = _origins(blocks, tiles.shape) + jnp.array([(0, memory.halo.top, memory.halo.left)])
+    border = jnp.array([(0, memory.halo.top, memory.halo.left)], jnp.int32)
+    starts = _origins(blocks, tiles.shape) + border
     # A window that begins outside the array is dropped.
-    beyond = jnp.array([(memory.array.shape[0], 0, 0)])
+    beyond = jnp.array([(memory.array.shape[0], 0, 0)], jnp.int32)
     starts = jnp.where((blocks.index < blocks.total)[:, None], starts, beyond)
     numbers = jax.lax.ScatterDimensionNumbers(
         update_window_dims=tuple(range(1, tiles.ndim)),
@@ -280,7 +281,7 @@ def read_shifted(
 def _read_shifted(memory: Frames, blocks: Blocks, *, tile, steps) -> list[jax.Array]:
     border, origins = memory.halo, _origins(blocks, tile)
     moved = [(0, border.top + dy, border.left + dx) for dy, dx in steps]
-    return [_cut(memory.array, origins + jnp.array([step]), tile[1:]) for step in moved]
+    return [_cut(memory.array, origins + jnp.array([step], jnp.int32), tile[1:]) for step in moved]
 
 
 def surround_alone(tiles: jax.Array, *, halo: Halo, pad_value=0) -> jax.Array:
@@ -320,7 +321,7 @@ def _windows(array, tile_shape, blocks: Blocks, first, halo: Halo, outside) -> j
     """
     _, h, w, *rest = tile_shape
     height, width = halo.top + h + halo.bottom, halo.left + w + halo.right
-    starts = _origins(blocks, tile_shape) + jnp.array([(0, *first)])
+    starts = _origins(blocks, tile_shape) + jnp.array([(0, *first)], jnp.int32)
     tiles = _cut(array, starts, (height, width, *rest))
     if outside is None:
         return tiles
