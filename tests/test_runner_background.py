@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_runner import POLICY, assert_close, runner, video
+from test_runner import BLOCK, PARAMS, POLICY, assert_close, network, runner, video
 
+from bc_jax import blockcopy, build
+from bc_jax.config import BlockConfig, Config
 from bc_jax.sizes import Sizes
 
 STEPS = {"capacity_steps": 3, "train_interval": 2}
@@ -112,6 +114,19 @@ def test_frames_beside_which_something_is_compiled_are_told():
         run(frames)
         finished(run)
     assert run.compiled == ()
+
+
+def test_a_config_says_whether_to(compiling_threads):
+    config = Config(
+        name="any",
+        policy=POLICY,
+        blocks=BlockConfig(size=(BLOCK, BLOCK), capacities=3, background=True),
+    )
+    run = build.runner(config, blockcopy(network, BLOCK), PARAMS, POLICY)
+    for frame in video(8):
+        run(frame)
+        finished(run)
+    assert any(name.startswith("compiling") for name in compiling_threads)
 
 
 def test_sizes_are_taken_as_they_are_there():
