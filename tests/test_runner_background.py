@@ -49,7 +49,9 @@ def test_it_does_what_a_runner_that_waits_does(policy):
         np.testing.assert_allclose(outputs, expected, atol=1e-5)
         np.testing.assert_array_equal(goes_on.outcome.grid, waits.outcome.grid)
         np.testing.assert_allclose(goes_on.outcome.gain, waits.outcome.gain, atol=1e-5)
-        rooms.add((goes_on._sizes.compiling is not None, int(goes_on.outcome.grid.sum())))
+        rooms.add(
+            (goes_on._sizes.compiling is not None, int(np.asarray(goes_on.outcome.grid).sum()))
+        )
     # There were frames of few blocks while their program was being compiled.
     assert any(compiling and blocks < 6 for compiling, blocks in rooms)
     if policy is POLICY:
@@ -68,7 +70,7 @@ def test_after_the_first_frame_all_is_compiled_in_the_other_thread(compiling_thr
     for frame in frames[1:]:
         run(frame)
         finished(run)
-        sizes.add(int(run.outcome.grid.sum()))
+        sizes.add(int(np.asarray(run.outcome.grid).sum()))
     assert compiling_threads
     assert "MainThread" not in compiling_threads
     assert run._sizes._there == sizes | {6}
@@ -81,7 +83,7 @@ def test_of_a_fixed_capacity_all_is_compiled_in_the_first_frame(compiling_thread
     compiling_threads.clear()
     for number, frame in enumerate(frames[1:]):
         run(frame, begins if number > 2 else None)
-        assert int(run.outcome.grid.sum()) == (6 if number > 2 else 2)
+        assert int(np.asarray(run.outcome.grid).sum()) == (6 if number > 2 else 2)
     assert not compiling_threads
     assert int(run.state.frame) == 6
 
