@@ -286,7 +286,7 @@ class Runner:
         if self._sizes.compiling is not None:
             self.compiled += (f"network for {self._sizes.compiling} blocks",)
         if room == capacity:
-            self._sizes.has(capacity)
+            self._sizes.add(capacity)
             return capacity
         given = (self._prepared, self._state.frame_state, frames, grid, after, self.decision)
         prepared, memory, frames, grid, after, decision = jax.tree.map(_shape, given)

@@ -36,7 +36,7 @@ class Sizes:
         """The smallest capacity for so many blocks."""
         return next(size for size in self._all if size >= blocks)
 
-    def has(self, capacity: int) -> None:
+    def add(self, capacity: int) -> None:
         """Note that a program is there."""
         self._there.add(capacity)
 
@@ -49,7 +49,7 @@ class Sizes:
         if self._job is not None and self._job.done():
             job, size, self._job, self.compiling = self._job, self.compiling, None, None
             job.result()
-            self.has(size)
+            self.add(size)
         return min((size for size in self._there if size >= capacity), default=capacity)
 
     def compile(self, capacity: int, job: Callable[[], object]) -> bool:

@@ -135,7 +135,7 @@ def test_sizes_are_taken_as_they_are_there():
     sizes, may_end = Sizes(total=12, steps=4), threading.Event()
     assert [sizes.fitting(blocks) for blocks in (0, 3, 4, 12)] == [3, 3, 6, 12]
     assert sizes.room(3) == 3  # none is there
-    sizes.has(12)
+    sizes.add(12)
     assert sizes.room(3) == 12
     assert sizes.compile(6, may_end.wait)
     assert sizes.compiling == 6
@@ -149,7 +149,7 @@ def test_sizes_are_taken_as_they_are_there():
 
 def test_what_goes_wrong_in_the_other_thread_is_raised():
     sizes = Sizes(total=4, steps=4)
-    sizes.has(4)
+    sizes.add(4)
 
     def fails():
         raise MemoryError("no room to compile")
