@@ -282,12 +282,19 @@ class Runner:
 
     def _room(self, capacity: int, after: RunnerState, frames, grid) -> int:
         """The capacity, or a larger one whose program is there while its own is compiled."""
-        room = self._sizes.room(capacity)
-        if self._sizes.compiling is not None:
-            self.compiled += (f"network for {self._sizes.compiling} blocks",)
+        sizes = self._sizes
+        room = sizes.room(capacity)
         if room == capacity:
-            self._sizes.add(capacity)
-            return capacity
+            sizes.add(capacity)
+        elif sizes.compiling is None:
+            sizes.compile(capacity, self._compiling(capacity, after, frames, grid))
+            self._on_compile(f"network for {capacity} blocks, in the background")
+        if sizes.compiling is not None:
+            self.compiled += (f"network for {sizes.compiling} blocks",)
+        return room
+
+    def _compiling(self, capacity: int, after: RunnerState, frames, grid) -> Callable[[], None]:
+        """What compiles a capacity's programs for arrays like these, none of which it holds."""
         given = (self._prepared, self._state.frame_state, frames, grid, after, self.decision)
         prepared, memory, frames, grid, after, decision = jax.tree.map(_shape, given)
 
@@ -296,10 +303,7 @@ class Runner:
             program.lower(prepared, memory, frames, grid, capacity=capacity).compile()
             self._pieces.lower_settle(after, decision, memory, capacity=capacity).compile()
 
-        if self._sizes.compile(capacity, compile_both):
-            self.compiled += (f"network for {capacity} blocks",)
-            self._on_compile(f"network for {capacity} blocks, in the background")
-        return room
+        return compile_both
 
     def _lap(self, part: str, since: float) -> float:
         now = time.perf_counter()

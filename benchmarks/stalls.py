@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from bc_jax.data import open_source
+from bc_jax.policy import PolicyConfig
 from bc_jax.runner import Runner
 from benchmarks import cases
 from benchmarks.cases import Case, load
 from benchmarks.clip import DEFAULT
-from benchmarks.step import POLICIES
 
 # A frame is late where it takes longer than so many seconds: five frames of a slow camera.
 _LATE = 0.5
@@ -52,7 +52,7 @@ def _row(case: Case, frames: int, target: float, background: bool) -> dict:
     runner = Runner(
         loaded.sparse,
         loaded.params,
-        policy=POLICIES["light"](target=target),
+        policy=PolicyConfig.light(target=target),
         background=background,
     )
     seconds, meanwhile = [], []
@@ -62,8 +62,10 @@ def _row(case: Case, frames: int, target: float, background: bool) -> dict:
         seconds.append(time.perf_counter() - start)
         meanwhile.append(bool(runner.compiled))
     first, *others = seconds
-    beside = [s for s, compiled in zip(others, meanwhile[1:], strict=True) if compiled]
-    otherwise = [s for s, compiled in zip(others, meanwhile[1:], strict=True) if not compiled]
+    beside, otherwise = (
+        [s for s, compiled in zip(others, meanwhile[1:], strict=True) if compiled == which]
+        for which in (True, False)
+    )
     return (
         case.row("stalls")
         | {"background": background, "target": target, "frames": len(seconds), "first_s": first}
