@@ -112,7 +112,7 @@ def main(description: str, plan: Sequence[Part], *, repeats: int, budget: float,
     parser.add_argument("--list", action="store_true", help="name the parts, and end")
     parser.add_argument("--tiny", action="store_true", help="try every part on tiny frames")
     options = parser.parse_args(argv)
-    keep_memory()  # before JAX has threads, which would keep heaps of their own
+    keep_memory()  # before JAX computes anything
     chosen = [part for part in plan if not options.only or part.name in options.only]
     if options.list:
         print("\n".join(part.name for part in chosen))

@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None, network: models.Network | None = None) -
     parser.add_argument("--display", action="store_true")
     given = parser.parse_args(argv)
 
+    bc_jax.sparse.keep_memory()  # before JAX computes anything
     network = network or models.load("espnet_cityscapes")
     policy = bc_jax.PolicyConfig.light(target=given.target)
     runner = bc_jax.Runner(

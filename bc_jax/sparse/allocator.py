@@ -3,8 +3,10 @@
 import ctypes
 import sys
 
+import jax
+
 # Of glibc's mallopt(3).
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
 def keep_memory() -> bool:
@@ -13,9 +15,14 @@ def keep_memory() -> bool:
     A compiled program asks for its temporary arrays at each call. On Linux the C library gets
     large ones from the kernel, which clears every page, and gives them back when the call is over.
     Call this once, at the beginning of a program, as the command-line tools and the benchmarks do:
-    threads that JAX has started before keep heaps of their own, and programs with large temporary
-    arrays then run up to a third slower. It holds for all that the process allocates, and has no
-    effect on a GPU's memory.
+    before JAX has computed anything, and in the thread that runs frames, the process's first.
+
+    That one's heap alone is large enough for a network's arrays. So JAX's CPU programs are run by
+    the thread that calls them (`jax_cpu_enable_async_dispatch` is False from here on), and are over
+    when the call is. The other threads keep their own heaps for what products of matrices need in
+    passing: with one for all, they would wait for each other.
+
+    It holds for all that the process allocates, and has no effect on a GPU's memory.
 
     Returns:
         Whether the C library took it: True with glibc, False elsewhere, where nothing is changed.
@@ -26,6 +33,8 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    # One heap for all threads: the others' heaps are too small for a network's arrays.
-    settings = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 16 * 2**20}
-    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+    settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 16 * 2**20}
+    if not all([mallopt(name, value) == 1 for name, value in settings.items()]):
+        return False
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return True
