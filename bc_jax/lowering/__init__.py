@@ -12,6 +12,7 @@ from bc_jax.lowering.halo_exchange import Exchange, exchange, exchanges_at_once
 from bc_jax.lowering.pool import pool
 from bc_jax.lowering.product import dot_general
 from bc_jax.lowering.resample import apply_axis_map, axis_map
+from bc_jax.lowering.sums import sum_rows
 from bc_jax.lowering.surround import surround
 from bc_jax.lowering.taps import convolve_taps, reads_taps
 from bc_jax.lowering.winograd import RowKernel
@@ -20,5 +21,5 @@ __all__ = [
     "Convolution", "Exchange", "RowKernel", "apply_axis_map", "axis_map", "compiler_options",
     "concatenate", "convolve", "convolve_taps", "dot_general", "exchange", "exchanges_at_once",
     "input_gradient", "jit", "kernel_gradient", "kernel_order", "make_ready", "moves", "on_cpu",
-    "on_gpu", "pool", "reads_taps", "rows_ready", "surround",
+    "on_gpu", "pool", "reads_taps", "rows_ready", "sum_rows", "surround",
 ]  # fmt: skip

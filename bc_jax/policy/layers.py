@@ -5,6 +5,7 @@ gradients of a convolution, and its sums over space of few channels, are several
 CPU than `bc_jax.lowering`'s and than sums over many columns.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -63,6 +64,36 @@ def convolve(lhs, rhs, window_strides, padding, *, lhs_dilation, rhs_dilation, *
     return _convolve(lhs, rhs, how)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum_rows(rows, *matrices):
+    return lowering.sum_rows(*matrices)
+
+
+def _spread_over_rows(rows, _, cotangents):
+    return tuple(jnp.broadcast_to(c[None], (rows, len(c))) for c in cotangents)
+
+
+_sum_rows.defvjp(lambda rows, *matrices: (_sum_rows(rows, *matrices), None), _spread_over_rows)
+
+
+@jax.custom_vjp
+def _scale_rows(matrix, gain, shift):
+    """Each row of a matrix [R, C], by its columns' gain, and shifted: both [C]."""
+    return matrix * gain[None] + shift[None]
+
+
+def _scale_forward(matrix, gain, shift):
+    return _scale_rows(matrix, gain, shift), (matrix, gain)
+
+
+def _scale_backward(kept, cotangent):
+    matrix, gain = kept
+    return cotangent * gain[None], *lowering.sum_rows(cotangent * matrix, cotangent)
+
+
+_scale_rows.defvjp(_scale_forward, _scale_backward)
+
+
 class BatchNorm(nn.Module):
     """Batch norm over all but the channels, as `flax.linen.BatchNorm`, in float32."""
 
@@ -84,12 +115,12 @@ class BatchNorm(nn.Module):
         if self.use_running_average:
             now, spread = mean.value, var.value
         else:
-            sums = [jnp.mean(m, axis=0).reshape(abreast, channels) for m in (wide, wide * wide)]
-            now, square = (jnp.mean(s, axis=0) for s in sums)
+            sums = _sum_rows(len(wide), wide, wide * wide)
+            now, square = (s.reshape(abreast, channels).sum(0) * channels / x.size for s in sums)
             spread = jnp.maximum(0.0, square - now * now)
             if not self.is_initializing():
                 mean.value = self.decay * mean.value + (1 - self.decay) * now
                 var.value = self.decay * var.value + (1 - self.decay) * spread
         gain = scale * jax.lax.rsqrt(spread + self.epsilon)
-        gain, shift = (jnp.tile(v, abreast)[None] for v in (gain, bias - now * gain))
-        return (wide * gain + shift).reshape(x.shape)
+        gain, shift = (jnp.tile(v, abreast) for v in (gain, bias - now * gain))
+        return _scale_rows(wide, gain, shift).reshape(x.shape)
