@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 
@@ -150,7 +151,8 @@ def wide_states(sparse, args) -> set[str]:
 def test_no_wide_copy_is_made_of_a_state(monkeypatch):
     assert not wide_states(*call())
     monkeypatch.setattr(backend, "on_cpu", lambda: False)
-    assert wide_states(*call())  # as it would be without
+    if jaxlib.__version__.startswith("0.10."):  # later ones make none by themselves
+        assert wide_states(*call())  # as it would be without
 
 
 LAST, MIDDLE = (((2,), (0,)), ((), ())), (((1,), (1,)), ((0,), (0,)))
