@@ -81,9 +81,9 @@ def test_a_dilated_convolution_is_refused():
         )
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 8, 5), (1, 3, 5, 4), (1, 1, 1, 3)])
+@pytest.mark.parametrize("shape", [(2, 6, 8, 5), (1, 16, 24, 6), (1, 3, 5, 4), (1, 1, 1, 3)])
 @pytest.mark.parametrize("train", [True, False])
-def test_batch_norm_is_flaxs(shape, train):
+def test_batch_norm_is_flaxs(shape, train, platform):
     x = 3 * _normal(0, *shape) + 1
     ours = layers.BatchNorm(not train, 0.9)
     theirs = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5)
