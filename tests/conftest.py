@@ -15,7 +15,7 @@ else:
 # Most of the tests' time is compiling: spare the machine code's optimization, which is XLA's matter
 # (one test in test_sparse_properties.py compiles as users do). One's own flags come last, and win.
 FAST = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-if metadata.version("jaxlib").startswith("0.10."):  # later ones have no other way, nor the flag
+if metadata.version("jaxlib").startswith("0.10."):  # 0.12 ends a process for it
     FAST += " --xla_cpu_use_fusion_emitters=false"
 if os.environ["JAX_PLATFORMS"] == "cpu":
     # Not on a GPU, where programs that come from disk are other ones: see `compiler_options`.

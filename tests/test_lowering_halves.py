@@ -151,7 +151,7 @@ def wide_states(sparse, args) -> set[str]:
 def test_no_wide_copy_is_made_of_a_state(monkeypatch):
     assert not wide_states(*call())
     monkeypatch.setattr(backend, "on_cpu", lambda: False)
-    if jaxlib.__version__.startswith("0.10."):  # later ones make none by themselves
+    if jaxlib.__version__.startswith("0.10."):  # that of 0.12 makes none by itself
         assert wide_states(*call())  # as it would be without
 
 
