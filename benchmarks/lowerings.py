@@ -16,7 +16,7 @@ import numpy as np
 
 from bc_jax import lowering
 from bc_jax.bench import random_grids
-from bc_jax.lowering import Convolution, convolve_taps, make_ready, rows_ready
+from bc_jax.lowering import Convolution, best_ready, convolve_taps, make_ready
 from bc_jax.lowering.convolution import convolve_on_cpu, convolve_plainly
 from bc_jax.sparse import Blocks, Halo, block_index, keep_memory
 from bc_jax.sparse.halo import Frames, read_halo, read_shifted
@@ -80,7 +80,7 @@ def _convolutions(dtype):
         halo = 0 if how.lhs_dilation != (1, 1) else kernel[0] // 2 * 2
         sides = (tile[0] + halo, tile[1] + halo, tile[2])
         tiles, kernel = _random((EXECUTED, *sides), dtype), _random(kernel, dtype)
-        ready = make_ready(kernel, rows_ready(kernel, tile[0], how))
+        ready = make_ready(kernel, best_ready(kernel, tile[:2], how))
         plain = functools.partial(convolve_plainly, how=how), tiles, kernel
         yield what, tile, plain, (functools.partial(convolve_on_cpu, how=how), tiles, ready)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from bc_jax import lowering
 from bc_jax.bench import random_grids
-from bc_jax.lowering import Convolution, convolve, convolve_taps, make_ready, rows_ready
+from bc_jax.lowering import Convolution, best_ready, convolve, convolve_taps, make_ready
 from bc_jax.programs import compile_program
 from bc_jax.sparse import Blocks, Halo, Row, block_index, exchange_halo, split
 from bc_jax.sparse.halo import (
@@ -234,7 +234,7 @@ def _convolution(op: Op, row: Row, frame: Frames | None, times: int, blocks: Blo
         tiles = _random((blocks.capacity, *sides, channels), dtype)
         read = tiles.nbytes
         on_tiles = functools.partial(convolve, how=how)
-        ready = make_ready(kernel, rows_ready(kernel, axes[0].out, how))
+        ready = make_ready(kernel, best_ready(kernel, tuple(axis.out for axis in axes), how))
         sparse = bound(on_tiles, tiles, ready, compiles=lowering.jit)
 
     versions = {"default": jax.jit}
@@ -249,7 +249,7 @@ def _convolution(op: Op, row: Row, frame: Frames | None, times: int, blocks: Blo
     dense["one block"] = bound(
         lambda x, k: convolve(jnp.pad(x, around), k, _how(op, one)),
         image,
-        make_ready(kernel, rows_ready(kernel, one[0].out, _how(op, one))),
+        make_ready(kernel, best_ready(kernel, tuple(axis.out for axis in one), _how(op, one))),
         compiles=lowering.jit,
     )
     written = dtype.itemsize * math.prod(row.shape)

@@ -10,7 +10,7 @@ import pytest
 
 import bc_jax
 from bc_jax import blockcopy, lowering
-from bc_jax.lowering import Convolution, backend, convolve, make_ready, rows_ready
+from bc_jax.lowering import Convolution, backend, best_ready, convolve, make_ready
 from bc_jax.sparse import Halo, block_index, combine, exchange_halo, split
 from bc_jax.sparse.blocks import Blocks
 from bc_jax.sparse.halo import memory_shape, read_shifted, store, window_halo
@@ -260,7 +260,7 @@ PATCHES = [
 
 def made(tiles, kernel, how):
     """What a convolution gives, its kernel made ready where it is to be, and its operations."""
-    ready = rows_ready(kernel, tiles.shape[1] - 2, how)
+    ready = best_ready(kernel, (tiles.shape[1] - 2, tiles.shape[2] - 2), how)
 
     def run(tiles, kernel):
         return convolve(tiles, make_ready(kernel, ready), how)

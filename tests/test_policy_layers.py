@@ -8,7 +8,7 @@ import pytest
 
 from bc_jax import lowering
 from bc_jax.lowering import Convolution, backend
-from bc_jax.lowering.winograd import rows_at_once
+from bc_jax.lowering.winograd import at_once
 from bc_jax.policy import layers
 
 
@@ -59,7 +59,7 @@ def test_gradients_are_those_of_the_plain_convolution(
         return layers._convolve(x, kernel, Convolution(strides, padding))
 
     cotangent = _normal(2, *jax.eval_shape(plain, x, kernel).shape)
-    assert strides != (1, 1) or rows_at_once(cotangent.shape[:3], kernel.shape) == rows
+    assert strides != (1, 1) or at_once(cotangent.shape[:3], kernel.shape)[0] == rows
 
     @jax.jit
     def both(x, kernel, cotangent):
@@ -72,6 +72,19 @@ def test_gradients_are_those_of_the_plain_convolution(
     np.testing.assert_allclose(out, plain_out, rtol=1e-6, atol=tolerance)
     for found, expected in zip(gradients, plain_gradients, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_relu_is_flaxs_and_keeps_its_result_alone():
+    x = jnp.concatenate([_normal(0, 3, 5), jnp.zeros((3, 1))], axis=1)
+    cotangent = _normal(1, 3, 6)
+    (y, pullback), (expected, plain) = (jax.vjp(f, x) for f in (layers.relu, nn.relu))
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(pullback(cotangent)[0], plain(cotangent)[0])
+
+    def kept(function):
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(jax.vjp(function, x)[1]))
+
+    assert kept(layers.relu) == y.nbytes < kept(nn.relu)
 
 
 def test_a_dilated_convolution_is_refused():

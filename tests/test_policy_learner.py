@@ -107,6 +107,22 @@ def test_to_learn_from_a_look_is_to_look_and_learn(config, jitted):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4 * float(jnp.abs(y).max()) + 1e-15)
 
 
+def test_a_look_keeps_what_convolutions_read_and_gave(jitted):
+    observation, config = _observation(), PolicyConfig.paper()
+    state = jitted["init"](jax.random.key(0), observation, config)
+    kept = {}
+
+    def find(state, observation):
+        leaves = jax.tree.leaves(look(state, observation, config).pullback)
+        kept.update({id(leaf): leaf for leaf in leaves})
+
+    jax.eval_shape(find, state, observation)
+    pixels = observation.grid.size * np.prod(config.block_pixels((16, 16)))
+    # Of 32 channels: three results, and what a relu made of each, no masks or zeros beside.
+    assert [leaf.size for leaf in kept.values()].count(32 * pixels) == 6
+    assert not any(leaf.dtype == bool for leaf in kept.values())
+
+
 def test_init_works_on_shapes(jitted):
     observation = _observation()
     shapes = jax.eval_shape(lambda o: init(jax.random.key(0), o, CONSTRAINED), observation)

@@ -204,7 +204,7 @@ def test_kernels_are_made_ready_for_several_rows_at_once(name):
 
     run = blockcopy(apply_fn, 16)
     prepared = run.prepare(WIDE, FRAMES)
-    found = any(isinstance(array, lowering.RowKernel) for array in prepared.arrays)
+    found = any(isinstance(array, lowering.SummedKernel) for array in prepared.arrays)
     assert found == (ready and lowering.on_cpu())
     grid = jnp.ones(run.grid_shape(FRAMES), bool)
     made, _ = run(prepared, run.init(WIDE, FRAMES), FRAMES, grid)

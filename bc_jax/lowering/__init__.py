@@ -6,7 +6,7 @@ backend has a faster one a test holds the two together; `python -m benchmarks.lo
 
 from bc_jax.lowering.backend import compiler_options, jit, on_cpu, on_gpu
 from bc_jax.lowering.bits import concatenate, moves
-from bc_jax.lowering.convolution import Convolution, convolve, kernel_order, make_ready, rows_ready
+from bc_jax.lowering.convolution import Convolution, best_ready, convolve, kernel_order, make_ready
 from bc_jax.lowering.gradient import input_gradient, kernel_gradient
 from bc_jax.lowering.halo_exchange import Exchange, exchange, exchanges_at_once
 from bc_jax.lowering.pool import pool
@@ -15,11 +15,11 @@ from bc_jax.lowering.resample import apply_axis_map, axis_map
 from bc_jax.lowering.sums import sum_rows
 from bc_jax.lowering.surround import surround
 from bc_jax.lowering.taps import convolve_taps, reads_taps
-from bc_jax.lowering.winograd import RowKernel
+from bc_jax.lowering.winograd import SummedKernel
 
 __all__ = [
-    "Convolution", "Exchange", "RowKernel", "apply_axis_map", "axis_map", "compiler_options",
-    "concatenate", "convolve", "convolve_taps", "dot_general", "exchange", "exchanges_at_once",
-    "input_gradient", "jit", "kernel_gradient", "kernel_order", "make_ready", "moves", "on_cpu",
-    "on_gpu", "pool", "reads_taps", "rows_ready", "sum_rows", "surround",
+    "Convolution", "Exchange", "SummedKernel", "apply_axis_map", "axis_map", "best_ready",
+    "compiler_options", "concatenate", "convolve", "convolve_taps", "dot_general", "exchange",
+    "exchanges_at_once", "input_gradient", "jit", "kernel_gradient", "kernel_order", "make_ready",
+    "moves", "on_cpu", "on_gpu", "pool", "reads_taps", "sum_rows", "surround",
 ]  # fmt: skip

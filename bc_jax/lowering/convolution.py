@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from bc_jax.lowering import backend
 from bc_jax.lowering.bits import concatenate, stack
 from bc_jax.lowering.places import places
-from bc_jax.lowering.product import multiply
-from bc_jax.lowering.winograd import RowKernel, convolve_rows, rows_ahead, rows_at_once
+from bc_jax.lowering.product import dot_general, multiply
+from bc_jax.lowering.winograd import SummedKernel, at_once, at_once_ahead, convolve_summed
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _NONE = (1, 1)
@@ -72,29 +72,34 @@ def kernel_order(axes: Sequence[int]) -> tuple[int, ...]:
     return (features, *space, channels) if backend.on_gpu() else tuple(range(len(axes)))
 
 
-def rows_ready(kernel, height: int, how: Convolution) -> int:
-    """For how many rows of results at once a kernel is best made ready; 1 where it stays as it is.
+def best_ready(kernel, results: tuple[int, int], how: Convolution) -> tuple[int, int]:
+    """For how many rows and columns of results at once a kernel is best made ready.
 
     Args:
         kernel: [kh, kw, C/groups, D]; shape and dtype matter.
-        height: of the results.
+        results: (h, w).
         how: the convolution.
+
+    Returns:
+        (1, 1) where the kernel stays as it is.
     """
     floating = jnp.issubdtype(kernel.dtype, jnp.floating)
     whole = how.groups == 1 and how.strides == how.lhs_dilation == how.rhs_dilation == _NONE
     sums = floating and backend.on_cpu() and whole and how.precision in _DEFAULT_PRECISION
-    return rows_ahead(height, kernel.shape) if sums and not _multiplies_patches(kernel, how) else 1
+    if not sums or _multiplies_patches(kernel, how):
+        return _NONE
+    return at_once_ahead(results, kernel.shape)
 
 
-def make_ready(kernel: jax.Array, rows: int) -> jax.Array | RowKernel:
-    """What can stand in `convolve` for a kernel [kh, kw, C/groups, D], for as many rows at once."""
-    return kernel if rows == 1 else RowKernel.of(kernel, rows)
+def make_ready(kernel: jax.Array, at_once: tuple[int, int]) -> jax.Array | SummedKernel:
+    """What can stand in `convolve` for a kernel, for as many (rows, columns) at once."""
+    return kernel if at_once == _NONE else SummedKernel.of(kernel, at_once)
 
 
-def convolve(tiles: jax.Array, kernel: jax.Array | RowKernel, how: Convolution) -> jax.Array:
+def convolve(tiles: jax.Array, kernel: jax.Array | SummedKernel, how: Convolution) -> jax.Array:
     """Convolve tiles that carry their halo: [K, hp, wp, C] with [kh, kw, C/groups, D].
 
-    The kernel may have been made ready, for a number of rows that divides that of the results.
+    The kernel may have been made ready, for numbers of rows and columns that divide the results'.
     """
     floating = jnp.issubdtype(tiles.dtype, jnp.floating)
     if floating and backend.on_cpu():
@@ -127,10 +132,12 @@ def _convolve(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Arra
     )
 
 
-def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array | RowKernel, how: Convolution) -> jax.Array:
+def convolve_on_cpu(
+    tiles: jax.Array, kernel: jax.Array | SummedKernel, how: Convolution
+) -> jax.Array:
     """The same of floating tiles, in the form that XLA's CPU backend is fastest at."""
-    if isinstance(kernel, RowKernel):
-        return _by_rows(tiles, kernel, how)
+    if isinstance(kernel, SummedKernel):
+        return _by_sums(tiles, kernel, how)
     size, features = kernel.shape[:2], kernel.shape[3]
     transposed = how.lhs_dilation != _NONE
     if how.groups > 1 and not transposed:
@@ -144,10 +151,10 @@ def convolve_on_cpu(tiles: jax.Array, kernel: jax.Array | RowKernel, how: Convol
         return _by_phases(tiles, kernel, how)
     if features < _FEW_FEATURES:
         return _by_pixels(tiles, kernel, how)
-    rows = rows_at_once((len(tiles), *_sides(tiles, kernel, how)), kernel.shape)
-    if rows == 1 or how.precision not in _DEFAULT_PRECISION:
+    several = at_once((len(tiles), *_sides(tiles, kernel, how)), kernel.shape)
+    if several == _NONE or how.precision not in _DEFAULT_PRECISION:
         return convolve_plainly(tiles, kernel, how)
-    return _by_rows(tiles, RowKernel.of(kernel, rows), how)
+    return _by_sums(tiles, SummedKernel.of(kernel, several), how)
 
 
 def convolve_on_gpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
@@ -225,12 +232,19 @@ def _by_pixels(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Arr
     return result.reshape(*result.shape[:2], width, kernel.shape[3])
 
 
-def _by_rows(tiles: jax.Array, kernel: RowKernel, how: Convolution) -> jax.Array:
-    """Several rows of results at once."""
+def _by_sums(tiles: jax.Array, kernel: SummedKernel, how: Convolution) -> jax.Array:
+    """Several results at once."""
     above_and_below, beside = how.padding
+    if kernel.at_once[1] > 1:
+        tiles, beside = _pad(tiles, ((0, 0), beside)), (0, 0)
     row = dataclasses.replace(how, padding=((0, 0), beside), preferred=None)
     tiles = _pad(tiles, (above_and_below, (0, 0)))
-    made = convolve_rows(tiles, kernel, functools.partial(convolve_plainly, how=row))
+
+    def multiply(seen, sums):
+        batched = (((2,), (1,)), ((0,), (0,)))
+        return dot_general(seen, sums, batched, how.precision)
+
+    made = convolve_summed(tiles, kernel, functools.partial(convolve_plainly, how=row), multiply)
     return made.astype(how.preferred or jnp.result_type(tiles.dtype, kernel.dtype))
 
 

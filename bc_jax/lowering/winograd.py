@@ -1,13 +1,14 @@
-"""Convolutions by minimal filtering: several rows at once, for fewer multiplications.
+"""Convolutions by minimal filtering: several results at once, for fewer multiplications.
 
-Winograd's F(m, 3), along rows alone: m rows of results come of m + 2 products where the plain way
-makes 3 m, half of them for four rows. (Lavin and Gray, Fast Algorithms for Convolutional Neural
-Networks, 2016, arXiv:1509.09308, Section 4.1.) Columns stay as they are: along both axes there
-would be a quarter of the multiplications, but more memory to move and four times the rounding.
+Winograd's F(m, 3), along rows and along columns: along each, m results come of m + 2 products where
+the plain way makes 3 m, so that four by four results take a quarter of the multiplications. (Lavin
+and Gray, Fast Algorithms for Convolutional Neural Networks, 2016, arXiv:1509.09308, Section 4.1.)
+Rounding is a few times that of the plain way, about 1e-5 of the largest result.
 """
 
 import dataclasses
 import functools
+import math
 import operator
 from typing import NamedTuple
 
@@ -16,6 +17,12 @@ import jax.numpy as jnp
 
 # Fewer channels or features cost less than the sums of rows do.
 _CHANNELS = 24
+# As many are worth the sums of columns too, however much memory these take,
+_MANY_CHANNELS = 48
+# and fewer are for as many results, whose sums a cache holds.
+_CACHED_RESULTS = 1 << 16
+# Kernels of as many elements for each pixel cost more to read than products of four columns save.
+_LARGE = 512 * 512
 # With fewer results, making the kernels costs more than they save.
 _RESULTS = 256
 
@@ -64,12 +71,13 @@ _FILTERS = {
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class RowKernel:
-    """A kernel [3, kw, C, D] as the sums by which several rows of results are made at once.
+class SummedKernel:
+    """A kernel [3, kw, C, D] as the sums by which several results are made at once.
 
     Attributes:
-        sums: rows + 2 arrays [1, kw, C, D], floating, in float32 or more. (Parts of one array would
-            be copied for each product.)
+        sums: rows + 2 arrays, floating, in float32 or more: [1, kw, C, D], or [columns + 2, C, D]
+            where several columns are made at once too. (Parts of one array would be copied for each
+            product.)
         dtype: of the kernel itself; static.
     """
 
@@ -77,69 +85,111 @@ class RowKernel:
     dtype: jnp.dtype = dataclasses.field(metadata={"static": True})
 
     @classmethod
-    def of(cls, kernel: jax.Array, rows: int) -> "RowKernel":
-        """The sums of a kernel, for so many rows at once, of which there must be a filter."""
+    def of(cls, kernel: jax.Array, at_once: tuple[int, int]) -> "SummedKernel":
+        """The sums of a kernel, for so many (rows, columns), for which there must be a filter."""
+        rows, columns = at_once
         wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-        taps = [wide[i : i + 1] for i in range(3)]
-        sums = tuple(_weighted(weights, taps) for weights in _FILTERS[rows].of_kernel)
-        return cls(sums, kernel.dtype)
+        sums = _summed(_FILTERS[rows].of_kernel, [wide[i : i + 1] for i in range(3)])
+        if columns > 1:
+            of_kernel = _FILTERS[columns].of_kernel
+            sums = [
+                jnp.concatenate(_summed(of_kernel, [row[:, i] for i in range(3)])) for row in sums
+            ]
+        return cls(tuple(sums), kernel.dtype)
 
     @property
-    def rows(self) -> int:
-        """How many rows are made at once."""
-        return len(self.sums) - 2
+    def at_once(self) -> tuple[int, int]:
+        """How many rows and columns are made at once."""
+        first = self.sums[0]
+        return len(self.sums) - 2, len(first) - 2 if first.ndim == 3 else 1
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The kernel's."""
-        return (3, *self.sums[0].shape[1:])
+        first = self.sums[0]
+        return (3, 3 if first.ndim == 3 else first.shape[1], *first.shape[-2:])
 
 
-def rows_ahead(height: int, kernel: tuple[int, int, int, int]) -> int:
-    """How many rows are best made at once where the kernel's sums are made beforehand; 1 is plain.
-
-    Args:
-        height: of the results.
-        kernel: (kh, kw, C, D).
-    """
-    size, _, *channels = kernel
-    if size != 3 or min(channels) < _CHANNELS:
-        return 1
-    return next((rows for rows in _FILTERS if height % rows == 0), 1)
-
-
-def rows_at_once(results: tuple[int, int, int], kernel: tuple[int, int, int, int]) -> int:
-    """How many rows of a convolution without stride or dilation are best made at once; 1 is plain.
+def at_once_ahead(results: tuple[int, int], kernel: tuple[int, int, int, int]) -> tuple[int, int]:
+    """How many (rows, columns) are best made at once, the kernel's sums being made beforehand.
 
     Args:
-        results: (K, h, w).
+        results: (h, w).
         kernel: (kh, kw, C, D).
+
+    Returns:
+        (1, 1) where the plain way is best.
     """
-    count, height, width = results
-    return 1 if count * height * width < _RESULTS else rows_ahead(height, kernel)
+    return _best(results, kernel, _MANY_CHANNELS)
 
 
-def convolve_rows(tiles: jax.Array, kernel: RowKernel, convolve) -> jax.Array:
-    """Convolve tiles that carry their halo above and below.
+def at_once(results: tuple[int, int, int], kernel: tuple[int, int, int, int]) -> tuple[int, int]:
+    """The same where the sums are made for this convolution alone; results are (K, h, w)."""
+    count = math.prod(results)
+    if count < _RESULTS:
+        return 1, 1
+    return _best(results[1:], kernel, _CHANNELS if count <= _CACHED_RESULTS else _MANY_CHANNELS)
+
+
+def _best(results, kernel, channels_for_columns: int) -> tuple[int, int]:
+    (height, width), (kh, kw, *channels) = results, kernel
+    if kh != 3 or min(channels) < _CHANNELS:
+        return 1, 1
+    rows = _most(height, 4)
+    if kw != 3 or rows == 1 or min(channels) < channels_for_columns:
+        return rows, 1
+    return rows, _most(width, 2 if math.prod(channels) >= _LARGE else 4)
+
+
+def _most(side: int, limit: int) -> int:
+    """The largest filter's m, up to a limit, that divides a side; 1 where there is none."""
+    return next((m for m in _FILTERS if m <= limit and side % m == 0), 1)
+
+
+def convolve_summed(tiles: jax.Array, kernel: SummedKernel, convolve, multiply) -> jax.Array:
+    """Convolve tiles that carry their halo.
 
     Args:
         tiles: [K, h + 2, wp, C], floating.
-        kernel: of a number of rows that divides h.
+        kernel: of numbers of rows and columns that divide h and w; for columns wp is w + 2.
         convolve: takes [K, h / rows, wp, C] and [1, kw, C, D], in float32 or more, to
             [K, h / rows, w, D].
+        multiply: takes [B, P, C] and [B, C, D] to [B, P, D].
 
     Returns:
-        [K, h, w, D], of the type that `convolve` gives.
+        [K, h, w, D], of the type that products give.
     """
-    rows, summed = kernel.rows, kernel.sums[0].dtype
-    how, last = _FILTERS[rows], tiles.shape[1] - rows - 1
-    seen = [tiles[:, i : i + last : rows].astype(summed) for i in range(rows + 2)]
-    products = [
-        convolve(_weighted(of_rows, seen), of_kernel)
-        for of_rows, of_kernel in zip(how.of_rows, kernel.sums, strict=True)
-    ]
-    made = jnp.stack([_weighted(weights, products) for weights in how.of_products], axis=2)
-    return made.reshape(made.shape[0], -1, *made.shape[3:])
+    rows, columns = kernel.at_once
+    how, summed = _FILTERS[rows], kernel.sums[0].dtype
+    seen = [row.astype(summed) for row in _every(tiles, rows, 1)]
+    one_row = convolve if columns == 1 else functools.partial(_convolve_row, multiply=multiply)
+    products = map(one_row, _summed(how.of_rows, seen), kernel.sums)
+    return _interleave(_summed(how.of_products, list(products)), 2)
+
+
+def _convolve_row(rows: jax.Array, sums: jax.Array, *, multiply) -> jax.Array:
+    """Several columns at once: [K, h, w + 2, C] and [columns + 2, C, D] to [K, h, w, D]."""
+    columns = len(sums) - 2
+    how = _FILTERS[columns]
+    seen = jnp.stack(_summed(how.of_rows, _every(rows, columns, 2)))
+    _, *space, channels = seen.shape
+    products = multiply(seen.reshape(len(seen), -1, channels), sums)
+    products = [product.reshape(*space, -1) for product in products]
+    return _interleave(_summed(how.of_products, products), 3)
+
+
+def _every(x: jax.Array, m: int, axis: int) -> list[jax.Array]:
+    """The m + 2 inputs of each m results along an axis that is 2 longer than the results'."""
+    last = x.shape[axis] - m - 1
+    return [jax.lax.slice_in_dim(x, i, i + last, m, axis) for i in range(m + 2)]
+
+
+def _interleave(parts: list[jax.Array], axis: int) -> jax.Array:
+    """Every m-th result each, of m arrays [K, h, w, D], along the axis before."""
+    made = jnp.stack(parts, axis)
+    shape = list(parts[0].shape)
+    shape[axis - 1] *= len(parts)
+    return made.reshape(shape)
 
 
 def gradient_of_rows(x: jax.Array, cotangent: jax.Array, kw: int, rows: int) -> jax.Array:
@@ -156,9 +206,9 @@ def gradient_of_rows(x: jax.Array, cotangent: jax.Array, kw: int, rows: int) -> 
     Returns:
         [3, kw, C, D].
     """
-    how, (_, h, w, features) = _FILTERS[rows], cotangent.shape
+    how, (*_, w, features) = _FILTERS[rows], cotangent.shape
     x = jax.lax.optimization_barrier(x)  # copied once for all sums
-    seen = [x[:, :, i : i + h - rows + 1 : rows] for i in range(rows + 2)]
+    seen = _every(x, rows, 2)
     pulled = [cotangent[:, i::rows] for i in range(rows)]
     products = []
     for of_rows, of_products in zip(how.of_rows, zip(*how.of_products, strict=True), strict=True):
@@ -183,6 +233,11 @@ def columns(x: jax.Array, kw: int, width: int, stride: int = 1) -> jax.Array:
     last = (width - 1) * stride + 1
     met = jnp.concatenate([x[..., i : i + last : stride] for i in range(kw)])
     return met.reshape(kw * len(x), -1)
+
+
+def _summed(matrix, parts) -> list[jax.Array]:
+    """A sum of the parts for each row of a matrix."""
+    return [_weighted(weights, parts) for weights in matrix]
 
 
 def _weighted(weights, parts) -> jax.Array:

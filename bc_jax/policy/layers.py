@@ -64,6 +64,23 @@ def convolve(lhs, rhs, window_strides, padding, *, lhs_dilation, rhs_dilation, *
     return _convolve(lhs, rhs, how)
 
 
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """`jax.nn.relu`, whose gradient needs the result alone, which the next convolution keeps too.
+
+    `jax.nn.relu` keeps where `x` is positive, and as many zeros.
+    """
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    y = relu(x)
+    return y, y
+
+
+relu.defvjp(_relu_forward, lambda y, cotangent: (jnp.where(y > 0, cotangent, 0),))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum_rows(rows, *matrices):
     return lowering.sum_rows(*matrices)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bc_jax.policy.layers import BatchNorm, convolve
+from bc_jax.policy.layers import BatchNorm, convolve, relu
 
 # What strides may be made of: a kernel at least as wide as its stride must stay affordable.
 _PRIMES = (2, 3, 5, 7)
@@ -109,20 +109,20 @@ class PolicyNet(nn.Module):
         conv = functools.partial(_conv, convolve=self.convolve)
         strides = plan_strides(self.block_pixels, len(self.widths))
         x = x.astype(jnp.float32)
-        x = nn.relu(norm(conv(self.widths[0], (1, 1), name="stem")(x), "stem_norm"))
+        x = relu(norm(conv(self.widths[0], (1, 1), name="stem")(x), "stem_norm"))
         for stage, width in enumerate(self.widths):
             for block in range(self.blocks_per_stage):
                 stride = strides[stage - 1] if stage and not block else (1, 1)
                 name = f"stage{stage}_block{block}"
-                y = nn.relu(norm(conv(width, stride, name=f"{name}_conv0")(x), f"{name}_norm0"))
+                y = relu(norm(conv(width, stride, name=f"{name}_conv0")(x), f"{name}_norm0"))
                 y = norm(conv(width, (1, 1), name=f"{name}_conv1")(y), f"{name}_norm1")
                 if stride != (1, 1) or x.shape[-1] != width:
                     skip = conv(width, stride, kernel=1, name=f"{name}_skip")(x)
                     x = norm(skip, f"{name}_skip_norm")
-                x = nn.relu(x + y)
+                x = relu(x + y)
         *hidden, last = strides[len(self.widths) - 1 :]
         for i, stride in enumerate(hidden):
             x = conv(self.head_width, stride, head=True, name=f"head{i}")(x)
-            x = nn.relu(norm(x, f"head{i}_norm"))
+            x = relu(norm(x, f"head{i}_norm"))
         x = conv(1, last, head=True, bias=True, zero=self.zero_init, name="logit")(x)
         return x.reshape(n, h // ph, w // pw)

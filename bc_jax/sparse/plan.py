@@ -18,11 +18,11 @@ class Ready(NamedTuple):
 
     Attributes:
         order: of the kernel's axes, to have its rows, columns, channels and features.
-        rows: of results that are made at once; 1 where the kernel is used as it is.
+        at_once: (rows, columns) of results; (1, 1) where the kernel is used as it is.
     """
 
     order: tuple[int, int, int, int]
-    rows: int
+    at_once: tuple[int, int]
 
 
 @dataclasses.dataclass
@@ -49,10 +49,10 @@ class Plan:
     def _ready(self, program: Program, number: int, array: jax.Array):
         uses = self.kernels.get(number, [])
         alike = len(set(uses)) == 1 and len(uses) == len(program.readers[number])
-        if not alike or number in program.outputs or uses[0].rows == 1:
+        if not alike or number in program.outputs or uses[0].at_once == (1, 1):
             return array
-        order, rows = uses[0]
-        return lowering.make_ready(jnp.transpose(array, order), rows)
+        order, at_once = uses[0]
+        return lowering.make_ready(jnp.transpose(array, order), at_once)
 
 
 @dataclasses.dataclass

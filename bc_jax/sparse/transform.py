@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 
 from bc_jax import lowering
-from bc_jax.lowering import RowKernel
+from bc_jax.lowering import SummedKernel
 from bc_jax.sparse.advice import warn_of_no_gain
 from bc_jax.sparse.blocks import Blocks, block_index, executed_grid, split
 from bc_jax.sparse.explain import Report, make_report
@@ -62,7 +62,7 @@ class Prepared:
         traced: static, the network for frames of one shape.
     """
 
-    arrays: list[jax.Array | RowKernel]
+    arrays: list[jax.Array | SummedKernel]
     traced: _Traced = struct.field(pytree_node=False)
 
 

@@ -107,7 +107,7 @@ def convolution(context, op, x, kernel):
     turn = [space.index(a) for a in x.axes[1:]]  # the program's place of rows, of columns
     rhs_out, rhs_in, *rhs_space = numbers.rhs_spec
     order = (*(rhs_space[t] for t in turn), rhs_in, rhs_out)
-    if not isinstance(kernel, lowering.RowKernel):
+    if not isinstance(kernel, lowering.SummedKernel):
         kernel = jnp.transpose(plain(kernel), order)
     padding = _padding(x, [p["padding"][t] for t in turn], 0)
     axes = tuple(
@@ -132,8 +132,8 @@ def convolution(context, op, x, kernel):
         taps = context.shifted(x, _halo(axes), steps)
         result = lowering.convolve_taps(taps, kernel, how.precision, how.preferred)
     else:
-        rows = lowering.rows_ready(kernel, axes[0].out, how)
-        context.reads_kernel(op.inputs[1], Ready(order, rows))
+        ready = lowering.best_ready(kernel, tuple(axis.out for axis in axes), how)
+        context.reads_kernel(op.inputs[1], Ready(order, ready))
         result = lowering.convolve(read_window(context, x, axes, pad_value), kernel, how)
     out_stream, _, *out_space = numbers.out_spec
     return x.new(result, (out_stream, *(out_space[t] for t in turn)))
