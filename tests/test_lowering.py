@@ -7,8 +7,16 @@ import pytest
 import zoo
 
 from bc_jax import blockcopy
-from bc_jax.lowering import Convolution, backend, convolve, convolve_taps, winograd
-from bc_jax.lowering.convolution import convolve_on_gpu, convolve_plainly
+from bc_jax.lowering import (
+    Convolution,
+    backend,
+    best_ready,
+    convolve,
+    convolve_taps,
+    make_ready,
+    winograd,
+)
+from bc_jax.lowering.convolution import convolve_on_cpu, convolve_on_gpu, convolve_plainly
 
 VALID = ((0, 0), (0, 0))
 CLOSE = {"float32": {"rtol": 1e-5, "atol": 1e-5}, "bfloat16": {"rtol": 0.02, "atol": 0.06}}
@@ -143,6 +151,16 @@ def test_kernels_are_made_ready_by_their_size(results, channels, at_once):
     if at_once != (1, 1):
         ready = winograd.SummedKernel.of(kernel, at_once)
         assert ready.at_once == at_once and ready.shape == kernel.shape
+
+
+@pytest.mark.parametrize("tiles, name", [(1, "conv_general_dilated"), (2, "dot_general")])
+def test_a_ready_kernel_is_itself_for_few_results(tiles, name):
+    x, kernel, how = random(tiles, 10, 10, 48), random(3, 3, 48, 48, seed=1) / 20, Convolution()
+    ready = make_ready(kernel, best_ready(kernel, (8, 8), how))
+    calls = jax.make_jaxpr(lambda x, ready: convolve_on_cpu(x, ready, how))(x, ready).eqns
+    assert {e.primitive.name for e in calls} & {"conv_general_dilated", "dot_general"} == {name}
+    plain = convolve_plainly(x, kernel, how)
+    np.testing.assert_allclose(convolve_on_cpu(x, ready, how), plain, rtol=0, atol=1e-4)
 
 
 def test_several_results_at_once_are_differentiated_and_batched(monkeypatch):

@@ -137,7 +137,9 @@ def convolve_on_cpu(
 ) -> jax.Array:
     """The same of floating tiles, in the form that XLA's CPU backend is fastest at."""
     if isinstance(kernel, SummedKernel):
-        return _by_sums(tiles, kernel, how)
+        if kernel.saves((len(tiles), *_sides(tiles, kernel, how))):
+            return _by_sums(tiles, kernel, how)
+        return convolve_plainly(tiles, kernel.plain, how)
     size, features = kernel.shape[:2], kernel.shape[3]
     transposed = how.lhs_dilation != _NONE
     if how.groups > 1 and not transposed:

@@ -21,10 +21,12 @@ _CHANNELS = 24
 _MANY_CHANNELS = 48
 # and fewer are for as many results, whose sums a cache holds.
 _CACHED_RESULTS = 1 << 16
-# Kernels of as many elements for each pixel cost more to read than products of four columns save.
-_LARGE = 512 * 512
-# With fewer results, making the kernels costs more than they save.
+# The sums for four columns of as many channels times features cost more to read than they save.
+_LARGE = 256 * 256
+# With fewer results, a kernel's sums cost more to make than they save,
 _RESULTS = 256
+# and, where they are made, to read.
+_RESULTS_AHEAD = 80
 
 
 class _Filter(NamedTuple):
@@ -72,21 +74,21 @@ _FILTERS = {
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SummedKernel:
-    """A kernel [3, kw, C, D] as the sums by which several results are made at once.
+    """A kernel, and its sums by which several results are made at once.
 
     Attributes:
-        sums: rows + 2 arrays, floating, in float32 or more: [1, kw, C, D], or [columns + 2, C, D]
-            where several columns are made at once too. (Parts of one array would be copied for each
+        plain: the kernel [3, kw, C, D], floating.
+        sums: rows + 2 arrays, in float32 or more: [1, kw, C, D], or [columns + 2, C, D] where
+            several columns are made at once too. (Parts of one array would be copied for each
             product.)
-        dtype: of the kernel itself; static.
     """
 
+    plain: jax.Array
     sums: tuple[jax.Array, ...]
-    dtype: jnp.dtype = dataclasses.field(metadata={"static": True})
 
     @classmethod
     def of(cls, kernel: jax.Array, at_once: tuple[int, int]) -> "SummedKernel":
-        """The sums of a kernel, for so many (rows, columns), for which there must be a filter."""
+        """A kernel for so many (rows, columns) at once, for which there must be filters."""
         rows, columns = at_once
         wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
         sums = _summed(_FILTERS[rows].of_kernel, [wide[i : i + 1] for i in range(3)])
@@ -95,7 +97,7 @@ class SummedKernel:
             sums = [
                 jnp.concatenate(_summed(of_kernel, [row[:, i] for i in range(3)])) for row in sums
             ]
-        return cls(tuple(sums), kernel.dtype)
+        return cls(kernel, tuple(sums))
 
     @property
     def at_once(self) -> tuple[int, int]:
@@ -104,10 +106,18 @@ class SummedKernel:
         return len(self.sums) - 2, len(first) - 2 if first.ndim == 3 else 1
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, int, int, int]:
         """The kernel's."""
-        first = self.sums[0]
-        return (3, 3 if first.ndim == 3 else first.shape[1], *first.shape[-2:])
+        return self.plain.shape
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The kernel's."""
+        return self.plain.dtype
+
+    def saves(self, results: tuple[int, int, int]) -> bool:
+        """Whether the sums are faster than the kernel itself, for results (K, h, w)."""
+        return math.prod(results) >= _RESULTS_AHEAD
 
 
 def at_once_ahead(results: tuple[int, int], kernel: tuple[int, int, int, int]) -> tuple[int, int]:
