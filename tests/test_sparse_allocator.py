@@ -21,9 +21,22 @@ def faults():
 print(min([faults() for _ in range(30)][-10:]))
 """
 
-# The heaps of a process that has convolved, of which malloc_info(3) tells in XML.
-HEAPS = """
-import ctypes, os
+# More threads than glibc has heaps for by itself, eight for each core; all live at once.
+THREADS = """
+import os, sys, threading
+from bc_jax.sparse import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+threads = 8 * os.cpu_count() + 8
+print(threads)
+met = threading.Barrier(threads + 1)
+for _ in range(threads):
+    threading.Thread(target=lambda: [bytearray(2**16), met.wait(), met.wait()]).start()
+met.wait()
+"""
+
+# The heaps of a process that has convolved.
+CONVOLVED = """
 import jax, jax.numpy as jnp
 from bc_jax.sparse import compiler_options, keep_memory
 keep_memory()
@@ -35,9 +48,15 @@ convolve = jax.jit(
 )
 for _ in range(5):
     convolve(jnp.ones((8, 32, 32, 64)), jnp.ones((3, 3, 64, 64))).block_until_ready()
+"""
+
+# Heaps, of which malloc_info(3) tells in XML.
+HEAPS = """
+import ctypes, os, sys
 libc = ctypes.CDLL(None)
 libc.fdopen.restype = ctypes.c_void_p
 file = ctypes.c_void_p(libc.fdopen(os.dup(1), b"w"))
+sys.stdout.flush()
 libc.malloc_info(0, file)
 libc.fclose(file)
 """
@@ -68,6 +87,17 @@ def test_a_program_finds_its_memory_ready(root):
     assert kept < fetched / 10
 
 
+def heaps(text):
+    return text.count("<heap nr=")
+
+
 def test_threads_that_multiply_do_not_share_a_heap(root):
     # oneDNN takes memory for each of a product's blocks: with one heap threads wait for it.
-    assert run(root, HEAPS).count("<heap nr=") > 1
+    assert heaps(run(root, CONVOLVED + HEAPS)) > 1
+
+
+@pytest.mark.parametrize("argument", ["keep", "leave"])
+def test_every_thread_has_a_heap(root, argument):
+    out = run(root, THREADS + HEAPS + "met.wait()", argument)
+    threads = int(out.split(maxsplit=1)[0])
+    assert (heaps(out) >= threads) == (argument == "keep")

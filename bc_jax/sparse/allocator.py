@@ -6,7 +6,9 @@ import sys
 import jax
 
 # Of glibc's mallopt(3).
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+# More heaps than a process has threads.
+_HEAPS = 1024
 
 
 def keep_memory() -> bool:
@@ -19,8 +21,9 @@ def keep_memory() -> bool:
 
     That one's heap alone is large enough for a network's arrays. So JAX's CPU programs are run by
     the thread that calls them (`jax_cpu_enable_async_dispatch` is False from here on), and are over
-    when the call is. The other threads keep their own heaps for what products of matrices need in
-    passing: with one for all, they would wait for each other.
+    when the call is. The other threads have heaps of their own, however many they are, for what
+    products of matrices need in passing: those that shared one, as the C library lets threads do
+    beyond eight for each core, would wait for each other.
 
     It holds for all that the process allocates, and has no effect on a GPU's memory.
 
@@ -33,7 +36,12 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 16 * 2**20}
+    settings = {
+        _MMAP_MAX: 0,
+        _TRIM_THRESHOLD: 2**31 - 1,
+        _TOP_PAD: 16 * 2**20,
+        _ARENA_MAX: _HEAPS,
+    }
     if not all([mallopt(name, value) == 1 for name, value in settings.items()]):
         return False
     jax.config.update("jax_cpu_enable_async_dispatch", False)
