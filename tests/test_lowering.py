@@ -146,7 +146,7 @@ def test_several_results_at_once_are_the_convolution(
     ],
 )
 def test_kernels_are_made_ready_by_their_size(results, channels, at_once):
-    assert winograd.at_once_ahead(results, (3, 3, *channels)) == at_once
+    assert winograd.best_ahead(results, (3, 3, *channels)) == at_once
     kernel = random(3, 3, *channels)
     if at_once != (1, 1):
         ready = winograd.SummedKernel.of(kernel, at_once)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from bc_jax.lowering import backend
 from bc_jax.lowering.bits import concatenate, stack
 from bc_jax.lowering.places import places
-from bc_jax.lowering.product import dot_general, multiply
-from bc_jax.lowering.winograd import SummedKernel, at_once, at_once_ahead, convolve_summed
+from bc_jax.lowering.product import multiply
+from bc_jax.lowering.winograd import SummedKernel, best_ahead, best_at_once, convolve_summed
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _NONE = (1, 1)
@@ -88,7 +88,7 @@ def best_ready(kernel, results: tuple[int, int], how: Convolution) -> tuple[int,
     sums = floating and backend.on_cpu() and whole and how.precision in _DEFAULT_PRECISION
     if not sums or _multiplies_patches(kernel, how):
         return _NONE
-    return at_once_ahead(results, kernel.shape)
+    return best_ahead(results, kernel.shape)
 
 
 def make_ready(kernel: jax.Array, at_once: tuple[int, int]) -> jax.Array | SummedKernel:
@@ -153,7 +153,7 @@ def convolve_on_cpu(
         return _by_phases(tiles, kernel, how)
     if features < _FEW_FEATURES:
         return _by_pixels(tiles, kernel, how)
-    several = at_once((len(tiles), *_sides(tiles, kernel, how)), kernel.shape)
+    several = best_at_once((len(tiles), *_sides(tiles, kernel, how)), kernel.shape)
     if several == _NONE or how.precision not in _DEFAULT_PRECISION:
         return convolve_plainly(tiles, kernel, how)
     return _by_sums(tiles, SummedKernel.of(kernel, several), how)
@@ -236,17 +236,9 @@ def _by_pixels(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Arr
 
 def _by_sums(tiles: jax.Array, kernel: SummedKernel, how: Convolution) -> jax.Array:
     """Several results at once."""
-    above_and_below, beside = how.padding
-    if kernel.at_once[1] > 1:
-        tiles, beside = _pad(tiles, ((0, 0), beside)), (0, 0)
-    row = dataclasses.replace(how, padding=((0, 0), beside), preferred=None)
-    tiles = _pad(tiles, (above_and_below, (0, 0)))
-
-    def multiply(seen, sums):
-        batched = (((2,), (1,)), ((0,), (0,)))
-        return dot_general(seen, sums, batched, how.precision)
-
-    made = convolve_summed(tiles, kernel, functools.partial(convolve_plainly, how=row), multiply)
+    row = dataclasses.replace(how, padding=((0, 0), (0, 0)), preferred=None)
+    convolve_row = functools.partial(convolve_plainly, how=row)
+    made = convolve_summed(_pad(tiles, how.padding), kernel, convolve_row)
     return made.astype(how.preferred or jnp.result_type(tiles.dtype, kernel.dtype))
 
 

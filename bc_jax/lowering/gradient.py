@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from bc_jax.lowering import backend
 from bc_jax.lowering.convolution import Convolution, convolve
-from bc_jax.lowering.winograd import at_once, columns, gradient_of_rows
+from bc_jax.lowering.winograd import best_at_once, columns, gradient_of_rows
 
 
 def input_gradient(cotangent, kernel, size: tuple[int, int], how: Convolution) -> jax.Array:
@@ -51,7 +51,7 @@ def kernel_gradient(x, cotangent, size: tuple[int, int], how: Convolution) -> ja
     (n, h, w, features), channels = cotangent.shape, len(x)
     (kh, kw), (down, right) = size, how.strides
     if how.strides == (1, 1):
-        rows, _ = at_once((n, h, w), (kh, kw, channels, features))
+        rows, _ = best_at_once((n, h, w), (kh, kw, channels, features))
         if rows > 1:
             return gradient_of_rows(x, cotangent, kw, rows)
     gradient = [None] * kh

@@ -120,7 +120,7 @@ class SummedKernel:
         return math.prod(results) >= _RESULTS_AHEAD
 
 
-def at_once_ahead(results: tuple[int, int], kernel: tuple[int, int, int, int]) -> tuple[int, int]:
+def best_ahead(results: tuple[int, int], kernel: tuple[int, int, int, int]) -> tuple[int, int]:
     """How many (rows, columns) are best made at once, the kernel's sums being made beforehand.
 
     Args:
@@ -133,7 +133,9 @@ def at_once_ahead(results: tuple[int, int], kernel: tuple[int, int, int, int]) -
     return _best(results, kernel, _MANY_CHANNELS)
 
 
-def at_once(results: tuple[int, int, int], kernel: tuple[int, int, int, int]) -> tuple[int, int]:
+def best_at_once(
+    results: tuple[int, int, int], kernel: tuple[int, int, int, int]
+) -> tuple[int, int]:
     """The same where the sums are made for this convolution alone; results are (K, h, w)."""
     count = math.prod(results)
     if count < _RESULTS:
@@ -156,7 +158,7 @@ def _most(side: int, limit: int) -> int:
     return next((m for m in _FILTERS if m <= limit and side % m == 0), 1)
 
 
-def convolve_summed(tiles: jax.Array, kernel: SummedKernel, convolve, multiply) -> jax.Array:
+def convolve_summed(tiles: jax.Array, kernel: SummedKernel, convolve) -> jax.Array:
     """Convolve tiles that carry their halo.
 
     Args:
@@ -164,7 +166,6 @@ def convolve_summed(tiles: jax.Array, kernel: SummedKernel, convolve, multiply) 
         kernel: of numbers of rows and columns that divide h and w; for columns wp is w + 2.
         convolve: takes [K, h / rows, wp, C] and [1, kw, C, D], in float32 or more, to
             [K, h / rows, w, D].
-        multiply: takes [B, P, C] and [B, C, D] to [B, P, D].
 
     Returns:
         [K, h, w, D], of the type that products give.
@@ -172,18 +173,18 @@ def convolve_summed(tiles: jax.Array, kernel: SummedKernel, convolve, multiply) 
     rows, columns = kernel.at_once
     how, summed = _FILTERS[rows], kernel.sums[0].dtype
     seen = [row.astype(summed) for row in _every(tiles, rows, 1)]
-    one_row = convolve if columns == 1 else functools.partial(_convolve_row, multiply=multiply)
+    one_row = convolve if columns == 1 else _convolve_row
     products = map(one_row, _summed(how.of_rows, seen), kernel.sums)
     return _interleave(_summed(how.of_products, list(products)), 2)
 
 
-def _convolve_row(rows: jax.Array, sums: jax.Array, *, multiply) -> jax.Array:
+def _convolve_row(rows: jax.Array, sums: jax.Array) -> jax.Array:
     """Several columns at once: [K, h, w + 2, C] and [columns + 2, C, D] to [K, h, w, D]."""
     columns = len(sums) - 2
     how = _FILTERS[columns]
     seen = jnp.stack(_summed(how.of_rows, _every(rows, columns, 2)))
     _, *space, channels = seen.shape
-    products = multiply(seen.reshape(len(seen), -1, channels), sums)
+    products = seen.reshape(len(seen), -1, channels) @ sums
     products = [product.reshape(*space, -1) for product in products]
     return _interleave(_summed(how.of_products, products), 3)
 
