@@ -193,14 +193,15 @@ def table(rows: Sequence[dict], columns: Mapping[str, str]) -> str:
         rows: measurements; what a row lacks, or has None for, is left empty.
         columns: heading -> format with the row's fields, such as "{sparse_ms:.1f}".
     """
-    lines = [list(columns), *([_cell(form, row) for form in columns.values()] for row in rows)]
+    lines = [list(columns), *([cell(form, row) for form in columns.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
     return "\n".join(line.rstrip() for line in text)
 
 
-def _cell(form: str, row: dict) -> str:
+def cell(form: str, row: dict) -> str:
+    """A format with a row's fields; empty where the row lacks one, or has None for it."""
     try:
         return form.format(**row)
     except (KeyError, TypeError):  # TypeError: None has no such format

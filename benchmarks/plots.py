@@ -17,7 +17,7 @@ _FIELDS = ("model", "size", "block", "dtype", "streams")
 
 
 def read_rows(folder: str | Path) -> list[dict]:
-    """The rows about a case of all files; of what was measured twice, those of the newer file.
+    """The rows of all files; of what was measured twice, those of the newer file.
 
     Raises:
         ValueError: the folder has no rows.
@@ -28,8 +28,8 @@ def read_rows(folder: str | Path) -> list[dict]:
     for content in contents:
         measured: dict = {}
         for row in content["rows"]:
-            if "model" in row:
-                measured.setdefault((row["benchmark"], case_of(row)), []).append(row)
+            of = case_of(row) if "model" in row else row.get("dtype")
+            measured.setdefault((row["benchmark"], of), []).append(row)
         newest |= measured
     if not newest:
         raise ValueError(f"{folder} has no file of rows; python -m benchmarks.run writes some")

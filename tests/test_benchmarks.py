@@ -39,6 +39,7 @@ from benchmarks import (
     stalls,
     step,
     suite,
+    tables,
 )
 from benchmarks.cases import Case
 
@@ -561,6 +562,34 @@ def test_steps_and_scaling_are_drawn(tmp_path):
     drawn = plots.write_plots(tmp_path, tmp_path)
     assert [path.name for path in drawn] == ["step.png", "scaling-swiftnet_rn18.png"]
     assert all(path.stat().st_size > 5000 for path in drawn)
+
+
+def test_the_tables_of_the_docs_are_the_rows(root):
+    page = (root / "docs" / "performance.md").read_text(encoding="utf-8")
+    rows = plots.read_rows(root / "benchmarks" / "results" / "AMD-EPYC")
+    assert all(len(table.lines(rows)) > 2 for table in tables.TABLES)
+    assert tables.fill(page, rows) == page
+
+
+def test_a_page_gets_the_tables_of_a_folder(root, tmp_path):
+    rows = [
+        Case("swiftnet_rn18", dtype=dtype).row("dtypes")
+        | {"dense_ms": 4.4, "sparse_ms": 2.6, "sparse_p10_ms": 2.4, "sparse_p90_ms": 3.6}
+        | {"efficiency": efficiency, "state_megabytes": 9.0}
+        for dtype, efficiency in (("float32", 0.754), ("bfloat16", None))
+    ]
+    cases.write_rows(tmp_path / "dtypes.json", rows)
+    page = (root / "docs" / "performance.md").read_text(encoding="utf-8")
+    (tmp_path / "page.md").write_text(page, encoding="utf-8")
+    tables.main(str(tmp_path), page=str(tmp_path / "page.md"))
+    before, after = set(page.split("\n")), (tmp_path / "page.md").read_text().split("\n")
+    assert [line for line in after if line not in before] == [
+        "| swiftnet_rn18 | float32 | 4 | 3 (2–4) | 0.75 | 9 MB |",
+        "| swiftnet_rn18 | bfloat16 | 4 | 3 (2–4) |  | 9 MB |",
+    ]
+    assert not any("| deeplabv3plus_rn101 | float16 |" in line for line in after)
+    with pytest.raises(ValueError, match=r"the page has no table .*executed"):
+        tables.fill("# A page", rows)
 
 
 def test_sizes_of_a_gpu_are_not_run_elsewhere():
