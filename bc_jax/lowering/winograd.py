@@ -178,6 +178,7 @@ def convolve_summed(tiles: jax.Array, kernel: SummedKernel, convolve) -> jax.Arr
     return _interleave(_summed(how.of_products, list(products)), 2)
 
 
+@jax.jit  # traced once for all rows, and for all convolutions of its shape
 def _convolve_row(rows: jax.Array, sums: jax.Array) -> jax.Array:
     """Several columns at once: [K, h, w + 2, C] and [columns + 2, C, D] to [K, h, w, D]."""
     columns = len(sums) - 2
