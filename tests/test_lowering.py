@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import zoo
+from equations import all_equations
 
 from bc_jax import blockcopy
 from bc_jax.lowering import (
@@ -121,10 +122,10 @@ def test_several_results_at_once_are_the_convolution(
     x = random(*tiles, dtype=dtype)
     # Results of about one: rounding is a few times that of the plain way.
     k = (random(*kernel, seed=1) / np.sqrt(np.prod(kernel[:3]))).astype(dtype)
-    found = jax.make_jaxpr(lambda x, k: convolve(x, k, how))(x, k)
+    found = all_equations(jax.make_jaxpr(lambda x, k: convolve(x, k, how))(x, k).jaxpr)
     rows, columns = at_once
     name = "conv_general_dilated" if columns == 1 else "dot_general"
-    calls = [e for e in found.eqns if e.primitive.name in ("conv_general_dilated", "dot_general")]
+    calls = [e for e in found if e.primitive.name in ("conv_general_dilated", "dot_general")]
     products = [1 if columns == 1 else columns + 2] * (rows + 2)
     assert [call.invars[1].aval.shape[0] for call in calls] == products
     assert {call.primitive.name for call in calls} == {name}
@@ -157,8 +158,11 @@ def test_kernels_are_made_ready_by_their_size(results, channels, at_once):
 def test_a_ready_kernel_is_itself_for_few_results(tiles, name):
     x, kernel, how = random(tiles, 10, 10, 48), random(3, 3, 48, 48, seed=1) / 20, Convolution()
     ready = make_ready(kernel, best_ready(kernel, (8, 8), how))
-    calls = jax.make_jaxpr(lambda x, ready: convolve_on_cpu(x, ready, how))(x, ready).eqns
-    assert {e.primitive.name for e in calls} & {"conv_general_dilated", "dot_general"} == {name}
+    made = jax.make_jaxpr(lambda x, ready: convolve_on_cpu(x, ready, how))(x, ready)
+    assert {e.primitive.name for e in all_equations(made.jaxpr)} & {
+        "conv_general_dilated",
+        "dot_general",
+    } == {name}
     plain = convolve_plainly(x, kernel, how)
     np.testing.assert_allclose(convolve_on_cpu(x, ready, how), plain, rtol=0, atol=1e-4)
 

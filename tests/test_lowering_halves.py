@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 import pytest
+from equations import all_equations
 
 import bc_jax
 from bc_jax import blockcopy, lowering
@@ -265,7 +266,8 @@ def made(tiles, kernel, how):
     def run(tiles, kernel):
         return convolve(tiles, make_ready(kernel, ready), how)
 
-    names = {e.primitive.name for e in jax.make_jaxpr(run)(tiles, kernel).eqns}
+    operations = all_equations(jax.make_jaxpr(run)(tiles, kernel).jaxpr)
+    names = {e.primitive.name for e in operations}
     return run(tiles, kernel), jax.grad(lambda k: run(tiles, k).sum())(kernel), names
 
 

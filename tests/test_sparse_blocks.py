@@ -3,10 +3,10 @@
 import functools
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equations import all_equations
 
 from bc_jax import blockcopy, lowering, sparse
 from bc_jax.lowering import backend
@@ -125,14 +125,6 @@ def test_a_layer_adds_few_operations(dilation, most):
         return sum(1 for _ in all_equations(advance(kernel, state, frames, grid).jaxpr))
 
     assert operations(5) - operations(3) <= 2 * most
-
-
-def all_equations(jaxpr):
-    """Of a jaxpr and all in it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from all_equations(inner)
 
 
 @pytest.fixture
