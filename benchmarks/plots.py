@@ -13,8 +13,6 @@ from bc_jax.view import plot_times
 from bc_jax.view.plots import COLOURS, legend_below, new_figure, save_figure
 from benchmarks.step import PARTS
 
-_FIELDS = ("model", "size", "block", "dtype", "streams")
-
 
 def read_rows(folder: str | Path) -> list[dict]:
     """The rows of all files; of what was measured twice, those of the newer file.

@@ -50,11 +50,10 @@ class Table:
 
 def _of(benchmark: str, models: Iterable[str] = _MODELS) -> Callable[[list[dict]], list[dict]]:
     """The rows of a benchmark, network by network, each from small frames to large ones."""
+    order = list(models)
 
     def rows(found):
-        found = [row for row in found if row["benchmark"] == benchmark]
-        order = list(models)
-        found = [row for row in found if row.get("model") in order]
+        found = [r for r in found if r["benchmark"] == benchmark and r["model"] in order]
         return sorted(found, key=lambda row: (order.index(row["model"]), row["size"]))
 
     return rows
