@@ -12,6 +12,7 @@ if "BC_JAX_TEST_PLATFORM" in os.environ:
     os.environ["JAX_PLATFORMS"] = os.environ["BC_JAX_TEST_PLATFORM"]
 else:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["KERAS_BACKEND"] = "jax"
 # Most of the tests' time is compiling: spare the machine code's optimization, which is XLA's matter
 # (one test in test_sparse_properties.py compiles as users do). One's own flags come last, and win.
 FAST = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"

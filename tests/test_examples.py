@@ -24,6 +24,7 @@ def example(root, name):
 NEEDS = {
     "accelerate_flax": "flax",
     "accelerate_equinox": "equinox",
+    "accelerate_keras": "keras",
     "accelerate_hugging_face": "transformers.modeling_flax_utils",  # up to version 4
 }
 

@@ -42,10 +42,31 @@ def test_rows_tell_window_tile_halo_and_cost(monkeypatch):
     assert report_of(convolutions, KERNELS).pixels_read == pytest.approx(read)
 
 
+KERAS = ("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "MobileNetV3Small", "ResNet50", "VGG16")
+
+
+@pytest.mark.parametrize("name", KERAS)
+def test_networks_of_keras_run_on_blocks(name):
+    applications, size = pytest.importorskip("keras").applications, (256, 384, 3)
+    with jax.numpy_rank_promotion("allow"):
+        model = getattr(applications, name)(weights=None, include_top=False, input_shape=size)
+        kinds = model.trainable_variables, model.non_trainable_variables
+        params = [[jax.ShapeDtypeStruct(v.shape, v.dtype) for v in kind] for kind in kinds]
+
+        def apply(params, frames):
+            return model.stateless_call(*params, frames, training=False)[0]
+
+        frames = jax.ShapeDtypeStruct((1, *size), jnp.float32)
+        report = bc_jax.blockcopy(apply, block_size=128).explain(params, frames)
+    assert report.macs > 1e8
+    assert report.whole_macs < 0.01 * report.macs
+    assert {row.name for row in report.fallbacks} <= {"reduce_sum"}  # squeeze and excite
+
+
 # Networks that between them remember in every way: rings, frames, one value a block, whole arrays.
 KINDS = (
     *("plain_cnn", "unet_nearest", "five_branches", "whole_norms", "attention", "control_flow"),
-    *("nchw", "whole_shuffles", "equinox", "multi_output"),
+    *("nchw", "whole_shuffles", "equinox", "keras", "multi_output"),
 )
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from jax import lax
 
 N, H, W = 3, 32, 48
+# What batch norm's scales and variances are called, in Flax and in Keras.
+NEAR_ONE = {"scale", "var", "gamma", "moving_variance"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +37,8 @@ def random_like(shapes, seed: int = 0, dtype: str = "float32"):
     rng = np.random.default_rng(seed)
 
     def leaf(path, s):
-        name = jax.tree_util.keystr(path[-1:], simple=True)
-        if name in ("scale", "var"):
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        if not NEAR_ONE.isdisjoint(names):
             return jnp.asarray(rng.uniform(0.5, 1.5, s.shape), dtype)
         gain = 1.4 / np.sqrt(max(np.prod(s.shape[:-1]), 1)) if len(s.shape) > 1 else 0.2
         return jnp.asarray(rng.normal(size=s.shape) * gain, dtype)
@@ -460,6 +462,8 @@ NONE += (even_kernels, five_branches, depth_to_space, channels, convnext, recomp
 NONE += (nested_calls, integer_frames)
 MEAN = ("reduce_sum", "reshape", "square")
 FALLS_BACK = {f.__name__: () for f in NONE} | {
+    "nnx": (),
+    "keras": (),
     "squeeze_excite": MEAN,
     "whole_norms": MEAN,
     "pyramid_pooling": ("reduce_window_sum",),
@@ -468,8 +472,6 @@ FALLS_BACK = {f.__name__: () for f in NONE} | {
     "control_flow": ("scan", "while", "cond"),
     "whole_shuffles": ("rev", "cumsum", "slice"),
 }
-
-NAMES = (*(f.__name__ for f in FLAX), *PLAIN, "equinox")
 
 
 def build_equinox() -> tuple[Callable, object]:
@@ -499,6 +501,60 @@ def is_array(x) -> bool:
     return isinstance(x, jax.ShapeDtypeStruct)
 
 
+def build_nnx() -> tuple[Callable, object]:
+    """A network of Flax's NNX, whose modules hold their parameters."""
+    from flax import nnx
+
+    class Segmenter(nnx.Module):
+        def __init__(self, rngs):
+            self.down = nnx.Conv(3, 6, (3, 3), strides=2, use_bias=False, rngs=rngs)
+            self.norm = nnx.BatchNorm(6, rngs=rngs)
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+            self.up = nnx.ConvTranspose(6, 6, (2, 2), strides=(2, 2), rngs=rngs)
+            self.head = nnx.Conv(6, 4, (3, 3), rngs=rngs)
+
+        def __call__(self, frames):
+            x = nnx.relu(self.norm(self.dropout(self.down(frames))))
+            return self.head(nnx.relu(self.up(x)))
+
+    def make():
+        network = Segmenter(nnx.Rngs(0))
+        network.eval()
+        return network
+
+    numbers = (nnx.Param, nnx.BatchStat)
+    definition, shapes, rest = nnx.split(nnx.eval_shape(make), numbers, ...)
+    return lambda params, frames: nnx.merge(definition, params, rest)(frames), shapes
+
+
+def build_keras() -> tuple[Callable, object]:
+    """A network of Keras, whose JAX backend takes variables in lists."""
+    import keras
+    from keras import layers
+
+    frames = keras.Input((H, W, 3))
+    x = layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False)(frames)
+    skip = x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    x = layers.SeparableConv2D(8, 3, padding="same", activation="swish")(x)
+    x = layers.MaxPooling2D(2)(x)
+    x = layers.UpSampling2D(2, interpolation="bilinear")(x)
+    x = layers.Concatenate()([skip, x])
+    model = keras.Model(frames, layers.Conv2D(4, 1)(layers.Dropout(0.5)(x)))
+    kinds = model.trainable_variables, model.non_trainable_variables
+    shapes = {v.path: jax.ShapeDtypeStruct(v.shape, v.dtype) for kind in kinds for v in kind}
+
+    def apply(params, frames):
+        values = [[params[v.path] for v in kind] for kind in kinds]
+        return model.stateless_call(*values, frames, training=False)[0]
+
+    return apply, shapes
+
+
+MADE = {"equinox": build_equinox, "nnx": build_nnx, "keras": build_keras}
+
+NAMES = (*(f.__name__ for f in FLAX), *PLAIN, *MADE)
+
+
 @functools.cache
 def build(name: str, dtype: str = "float32") -> Network:
     """The network of that name, with parameters in `dtype` (and frames, if they are floats)."""
@@ -509,8 +565,8 @@ def build(name: str, dtype: str = "float32") -> Network:
         frames = jax.ShapeDtypeStruct((N, H, W, 3), dtype)
         apply, block = module.apply, FLAX[functions[name]]
         shapes = jax.eval_shape(module.init, jax.random.key(0), frames)
-    elif name == "equinox":
-        (apply, shapes), block = build_equinox(), 16
+    elif name in MADE:
+        (apply, shapes), block = MADE[name](), 16
     else:
         apply, shapes, block = PLAIN[name]
         shapes = {k: jax.ShapeDtypeStruct(s, dtype) for k, s in shapes.items()}
