@@ -1,7 +1,7 @@
 """Networks of kinds that the package has none of, with random weights, to be measured.
 
 Backbones as they were published, as far as features at a sixteenth of the frame's resolution, and
-19 logits for each of these.
+19 logits for each of these; and a whole transformer.
 """
 
 from collections.abc import Callable
@@ -128,7 +128,71 @@ class ResNeXt(nn.Module):
         return conv(CLASSES, 1, use_bias=True, dtype=self.dtype)(x)
 
 
-_NETWORKS = {"mobilenet_v2": MobileNetV2, "convnext_tiny": ConvNeXt, "resnext50": ResNeXt}
+class MixLayer(nn.Module):
+    """A layer of SegFormer's encoder: attention to fewer keys, and a convolution between pixels."""
+
+    heads: int
+    fewer: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Float [N, H, W, C] to the same shape."""
+        n, h, w, c = x.shape
+
+        def dense(features, name):
+            return nn.Dense(features, dtype=self.dtype, name=name)
+
+        def norm(x, name):
+            return nn.LayerNorm(dtype=self.dtype, name=name)(x)
+
+        def apart(x):
+            return x.reshape(n, -1, self.heads, c // self.heads)
+
+        tokens = x.reshape(n, h * w, c)
+        y = keys = norm(tokens, "norm_attention")
+        if self.fewer > 1:
+            sides = (self.fewer, self.fewer)
+            reduce = nn.Conv(c, sides, strides=sides, padding="VALID", dtype=self.dtype)
+            keys = norm(reduce(y.reshape(x.shape)).reshape(n, -1, c), "norm_keys")
+        query, key, value = dense(c, "query")(y), dense(c, "key")(keys), dense(c, "value")(keys)
+        mixed = nn.dot_product_attention(apart(query), apart(key), apart(value))
+        tokens += dense(c, "mixed")(mixed.reshape(tokens.shape))
+        y = dense(4 * c, "grow")(norm(tokens, "norm_features"))
+        local = conv(4 * c, 3, groups=4 * c, use_bias=True, dtype=self.dtype)
+        y = local(y.reshape(n, h, w, -1)).reshape(n, h * w, -1)
+        return (tokens + dense(c, "shrink")(nn.gelu(y))).reshape(x.shape)
+
+
+class SegFormer(nn.Module):
+    """SegFormer-B0 (Xie et al., NeurIPS 2021), whose decoder has 256 features."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Float [N, H, W, 3] to [N, H/4, W/4, CLASSES]."""
+        levels, dtype = [], self.dtype
+        stages = ((32, 7, 4, 1, 8), (64, 3, 2, 2, 4), (160, 3, 2, 5, 2), (256, 3, 2, 8, 1))
+        for features, size, stride, heads, fewer in stages:
+            x = conv(features, size, stride=stride, use_bias=True, dtype=dtype)(x)
+            x = nn.LayerNorm(dtype=dtype)(x)
+            for _ in range(2):
+                x = MixLayer(heads, fewer, dtype)(x)
+            x = nn.LayerNorm(dtype=dtype)(x)
+            levels.append(nn.Dense(256, dtype=dtype)(x))
+        shape = levels[0].shape
+        levels = [jax.image.resize(level, shape, "bilinear") for level in reversed(levels)]
+        x = nn.relu(ConvNorm(256, dtype=dtype)(jnp.concatenate(levels, axis=-1)))
+        return conv(CLASSES, 1, use_bias=True, dtype=dtype)(x)
+
+
+_NETWORKS = {
+    "mobilenet_v2": MobileNetV2,
+    "convnext_tiny": ConvNeXt,
+    "resnext50": ResNeXt,
+    "segformer_b0": SegFormer,
+}
 NAMES = tuple(_NETWORKS)
 
 

@@ -280,6 +280,67 @@ def pyramid_reference(f, x):
     return f.conv(x, p["head"])
 
 
+# Two layers of a transformer: queries in blocks, which look at the new of what is executed and at
+# the kept of the rest. The first has two heads and fewer keys, the second has keys before queries.
+
+TRANSFORMER = weights(
+    stem=(4, 4, 3, 8), place=(1, 8, 12, 8), query=(8, 8), fewer=(2, 2, 8, 8), key=(8, 8),
+    value=(8, 8), second=(8, 8), grow=(8, 16), local=(3, 3, 1, 16), shrink=(16, 8),
+    head=(1, 1, 8, 4),
+)  # fmt: skip
+
+
+def transformer_jax(p, x):
+    x = conv(x, p["stem"], stride=4, padding="VALID")
+    n, height, width, c = x.shape
+    tokens = x.reshape(n, height * width, c) + p["place"].reshape(1, height * width, c)
+
+    def heads(y):
+        return y.reshape(n, -1, 2, c // 2)
+
+    fewer = conv(tokens.reshape(x.shape), p["fewer"], stride=2).reshape(n, -1, c)
+    key, value = heads(fewer @ p["key"]), heads(fewer @ p["value"])
+    scores = jnp.einsum("nqhd,nkhd->nhqk", heads(tokens @ p["query"]), key)
+    mixed = jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(scores, axis=-1), value)
+    tokens += mixed.reshape(tokens.shape)
+    scores = tokens @ (tokens @ p["second"]).swapaxes(1, 2)  # of keys by queries
+    tokens += jax.nn.softmax(scores, axis=1).swapaxes(1, 2) @ tokens
+    tokens *= jax.nn.sigmoid(tokens.mean(axis=1, keepdims=True))
+    grown = (tokens @ p["grow"]).reshape(n, height, width, -1)
+    grown = jax.nn.relu(conv(grown, p["local"], groups=16)).reshape(n, height * width, -1)
+    return conv((tokens + grown @ p["shrink"]).reshape(x.shape), p["head"])
+
+
+def transformer_reference(f, x):
+    p = TRANSFORMER
+
+    def times(x, name):
+        return f.pixelwise(lambda a: a @ p[name], x)
+
+    def attend(query, key, value, heads):
+        key, value = (
+            a.reshape(len(a), -1, heads, 8 // heads) for a in map(f.combine, (key, value))
+        )
+
+        def mixed(q):
+            tokens = q.reshape(len(q), -1, heads, 8 // heads)
+            scores = ref.softmax(np.einsum("nqhd,nkhd->nhqk", tokens, key))
+            return np.einsum("nhqk,nkhd->nqhd", scores, value).reshape(q.shape)
+
+        return f.pixelwise(mixed, query)
+
+    x = f.conv(x, p["stem"], stride=4, padding="VALID")
+    x = f.pixelwise(lambda a: a + p["place"], x)
+    fewer = f.conv(x, p["fewer"], stride=2)
+    mixed = attend(times(x, "query"), times(fewer, "key"), times(fewer, "value"), 2)
+    x = f.pixelwise(np.add, x, mixed)
+    x = f.pixelwise(np.add, x, attend(times(x, "second"), x, x, 1))
+    gate = f.whole(lambda a: 1 / (1 + np.exp(-a.mean(axis=(1, 2), keepdims=True))), x)
+    x = f.pixelwise(np.multiply, x, gate)
+    grown = f.relu(f.conv(times(x, "grow"), p["local"], groups=16))
+    return f.conv(f.pixelwise(np.add, x, times(grown, "shrink")), p["head"])
+
+
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """One network twice, and the block sizes to run it with."""
@@ -298,6 +359,7 @@ PAIRS = {
     "excite": Pair(excite_jax, excite_reference, EXCITE, (8,)),
     "whole": Pair(whole_jax, whole_reference, WHOLE, (8,)),
     "pyramid": Pair(pyramid_jax, pyramid_reference, PYRAMID, (8,)),
+    "transformer": Pair(transformer_jax, transformer_reference, TRANSFORMER, (8, (16, 8))),
 }
 
 
@@ -340,6 +402,17 @@ def test_engine_is_the_reference(name, block):
     run = ref.Reference(pair.program)
     state = bc_jax.blockcopy(pair.jax, block_size=block).init(pair.params, frames[0])
     for t, grid in enumerate(grids(block)):
+        out, state = step(pair.params, state, frames[t], grid)
+        assert_close(out, run(frames[t], grid), where=f"frame {t}")
+
+
+def test_one_stream_of_a_transformer_is_the_reference():
+    # `jnp.matmul` drops a batch of one.
+    pair, frames = PAIRS["transformer"], video()[:, :1]
+    sparse, run = bc_jax.blockcopy(pair.jax, block_size=8), ref.Reference(pair.program)
+    assert sparse.explain(pair.params, frames[0]).whole_macs == 0
+    state, step = sparse.init(pair.params, frames[0]), jax.jit(sparse)
+    for t, grid in enumerate(grids(8)[:, :1]):
         out, state = step(pair.params, state, frames[t], grid)
         assert_close(out, run(frames[t], grid), where=f"frame {t}")
 

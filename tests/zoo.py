@@ -468,7 +468,7 @@ FALLS_BACK = {f.__name__: () for f in NONE} | {
     "whole_norms": MEAN,
     "pyramid_pooling": ("reduce_window_sum",),
     "aspp": MEAN,
-    "attention": ("reshape", "dot_general"),
+    "attention": (),
     "control_flow": ("scan", "while", "cond"),
     "whole_shuffles": ("rev", "cumsum", "slice"),
 }

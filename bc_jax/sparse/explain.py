@@ -33,6 +33,7 @@ class Row:
         tile: (h, w) of the tiles that its window moves over, or None where it has no window.
         halo: pixels read beyond a tile, or None.
         moved: whether a tile is read as each of the window's places sees it, and not with its halo.
+        reads_all: whether each block reads all of an operand, as attention does of its keys.
         window_elements: of the array that its window moves over, all blocks; 0 without a window.
         state_bytes: what is remembered of the tensor that it is the first to read.
         reason: why it runs whole though its input is in blocks, else "".
@@ -48,6 +49,7 @@ class Row:
     tile: tuple[int, int] | None
     halo: Halo | None
     moved: bool
+    reads_all: bool
     window_elements: int
     state_bytes: int
     reason: str
@@ -158,6 +160,7 @@ def make_report(records: list[Record], grid_shape, state, at) -> Report:
             tile=tile,
             halo=record.halo,
             moved=record.moved,
+            reads_all=record.reads_all,
             window_elements=math.prod(record.op.in_shapes[0]) if tile else 0,
             state_bytes=kept.get(number, 0),
             reason=record.reason,
@@ -194,14 +197,14 @@ def _table(report: Report) -> Iterator[str]:
     right = ("tile", "halo", "MACs", "share", "state")
     table = [head]
     for row in report.rows:
-        if row.macs or row.reason or row.state_bytes or row.halo not in (None, Halo()):
+        if row.macs or row.reason or row.state_bytes or _halo(row):
             table.append((
                 row.label,
                 row.layer,
                 by(row.shape),
                 row.where,
                 by(row.tile) if row.tile else "",
-                _halo(row.halo),
+                _halo(row),
                 _count(row.macs) if row.macs else "",
                 percent(row.macs, report.macs) if row.macs else "",
                 f"{_count(row.state_bytes)}B" if row.state_bytes else "",
@@ -250,20 +253,24 @@ def _attributed(memory: dict[str, int], records: list[Record]) -> dict[int, int]
 
 def _first_reader(kind: str, value: int | None, records: list[Record], made) -> int | None:
     """The first record that needs the memory of a tensor; else the one that made the tensor."""
-    same = {value}  # the tensor under the names that transposing and padding give it
+    same = {value}  # the tensor under the names that moving and merging its axes give it
     for number, record in enumerate(records):
         inputs = {x for x in record.op.inputs if x in made}
         inputs |= {None for x in record.op.inputs[:1] if x not in made}
         if inputs.isdisjoint(same):
             continue
-        if record.where == "whole" if kind == "dense" else record.halo not in (None, Halo()):
+        everything = record.where == "whole" or record.reads_all
+        if everything if kind == "dense" else record.halo not in (None, Halo()):
             return number
-        if record.op.name in ("transpose", "pad"):
+        if record.op.name in ("transpose", "pad", "reshape"):
             same.update(record.op.outputs)
     return made.get(value)
 
 
-def _halo(halo: Halo | None) -> str:
+def _halo(row: Row) -> str:
+    halo = row.halo
+    if row.reads_all:
+        return "all"
     if halo in (None, Halo()):
         return ""
     return str(halo.top) if len(set(halo)) == 1 else " ".join(map(str, halo))

@@ -29,7 +29,7 @@ class Context:
         self.plan = plan
         self.memory = memory
         self.halo_read: Halo | None = None
-        self.moved = False
+        self.moved = self.reads_all = False
         self.taps: float | None = None
         self.reason = ""
         self._kept: set[str] = set()
@@ -45,7 +45,10 @@ class Context:
         """The shape that the program sees, without padding around the image."""
         n, gh, gw = self.blocks.grid_shape
         sizes = (n, gh * x.tiles.shape[1], gw * x.tiles.shape[2], *x.tiles.shape[3:])
-        return tuple(sizes[place] for place in inverse(x.order))
+        shape = [1] * x.rank
+        for axis, size in zip(x.order, sizes, strict=True):
+            shape[axis] *= size
+        return tuple(shape)
 
     def padded_shape(self, x: Blocked) -> tuple[int, ...]:
         """The shape that the program sees, with the padding around the image."""
@@ -130,7 +133,9 @@ class Context:
         """A value for all blocks, as an array in the program's layout."""
         if not isinstance(value, Blocked):
             return plain(value)
-        array = jnp.transpose(self._dense(value), inverse(value.order))
+        array = jnp.transpose(self._dense(value), inverse(value.apart().order))
+        if value.merged:
+            array = array.reshape(self.shape(value))
         if value.pad != NO_PAD:
             config = [(0, 0, 0)] * value.rank
             for axis, (low, high) in zip(value.axes[1:], value.pad, strict=True):
@@ -163,6 +168,8 @@ class Context:
         array = value.array if isinstance(value, Whole) else jnp.asarray(value)
         if array.ndim == 0:
             return array
+        if like.merged:
+            array, like = array.reshape(self._apart(array.shape, like)), like.apart()
         array = jnp.transpose(array, like.order)
         n, gh, gw = self.blocks.grid_shape
         height, width = gh * like.tiles.shape[1], gw * like.tiles.shape[2]
@@ -178,6 +185,12 @@ class Context:
             for c, spread in zip(self.blocks.coordinates, across, strict=True)
         ]
         return cut[places[0], places[1], :, places[2]]
+
+    def _apart(self, shape: tuple[int, ...], like: Blocked) -> tuple[int, ...]:
+        """A shape that meets `like`, of merged rows and columns, with these as two axes."""
+        at = like.axes[1]
+        apart = (1, 1) if shape[at] == 1 else self.shape(like.apart())[at : at + 2]
+        return (*shape[:at], *apart, *shape[at + 1 :])
 
     def as_blocked(self, value, axes: tuple[int, int, int]) -> Blocked | None:
         """A frame-like whole value as tiles, with N, H and W at `axes`; None if it is not one."""
@@ -218,7 +231,7 @@ def interpret(context: Context, args: list, records: list[Record] | None = None)
 
     for op in program.ops:
         operands = [read(operand, resized=op.name in RESIZES) for operand in op.inputs]
-        context.halo_read, context.moved = None, False
+        context.halo_read, context.moved, context.reads_all = None, False, False
         context.taps, context.reason = None, ""
         results, where, reason = _run(context, op, operands)
         for number, result in zip(op.outputs, results, strict=True):
@@ -226,7 +239,7 @@ def interpret(context: Context, args: list, records: list[Record] | None = None)
                 result = result.same(key=f"{number}_{op.name}")
             values[number] = result
         if records is not None:
-            found = (context.halo_read, context.moved, context.taps)
+            found = (context.halo_read, context.moved, context.taps, context.reads_all)
             records.append(Record(op, where, reason, *found))
     return [read(output) for output in program.outputs]
 

@@ -66,6 +66,7 @@ class Record:
         halo: the halo that it read, else None.
         moved: whether it reads moved tiles, and not tiles with that halo.
         taps: multiply-accumulates per output element, where a rule knows better than the shapes.
+        reads_all: whether its blocks read all of an operand, as attention does of its keys.
     """
 
     op: Op
@@ -74,6 +75,7 @@ class Record:
     halo: Halo | None = None
     moved: bool = False
     taps: float | None = None
+    reads_all: bool = False
 
 
 def memory_for(plan: Plan, grid_shape: tuple[int, int, int]) -> dict:

@@ -13,6 +13,7 @@ from flax import struct
 from bc_jax import lowering
 from bc_jax.lowering import SummedKernel
 from bc_jax.sparse.advice import warn_of_no_gain
+from bc_jax.sparse.batches import keep_batches
 from bc_jax.sparse.blocks import Blocks, block_index, executed_grid, split
 from bc_jax.sparse.explain import Report, make_report
 from bc_jax.sparse.halo import write_tiles
@@ -237,7 +238,7 @@ class BlockCopy:
             return self._traced[key]
         rebuild = rebuilder(params)
         program = trace(lambda leaves, f: self.apply_fn(rebuild(leaves), f), shapes, frame_shape)
-        once, program = prepare(program)
+        once, program = prepare(keep_batches(program))
         prepared = jax.eval_shape(once.run, shapes)
         plan, records, outputs = _walk(program, prepared, frame_shape, grid_shape)
         state = FrameState(
@@ -317,9 +318,10 @@ def _finish(context: Context, result, kept: jax.Array) -> jax.Array:
         return jnp.broadcast_to(plain(result), kept.shape).astype(kept.dtype)
     if context.padded_shape(result) != context.shape(result):
         raise ValueError("an output is padded around the image; crop it in apply_fn")
-    order = result.order
-    array = write_tiles(jnp.transpose(kept, order), result.tiles, context.blocks)
-    return jnp.transpose(array, inverse(order))
+    order = result.apart().order
+    apart = kept.reshape(context.shape(result.apart()))
+    array = write_tiles(jnp.transpose(apart, order), result.tiles, context.blocks)
+    return jnp.transpose(array, inverse(order)).reshape(kept.shape)
 
 
 def _not_whole(name: str, size: tuple[int, int], block_size: tuple[int, int]) -> str:

@@ -5,6 +5,7 @@ dense fallback, or something repeated over space), or a plain array that depends
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -18,7 +19,8 @@ class Blocked:
     """A frame-like value, on the executed blocks.
 
     Tiles are always laid out `[K, h, w, *rest]`; `axes` says where the program has these three, so
-    that transposing a value costs nothing and channels-first networks run channels-last.
+    that transposing a value costs nothing and channels-first networks run channels-last. Where a
+    program has made one axis of rows and columns, as transformers' tokens, both stand at this one.
 
     Attributes:
         tiles: [K, h, w, *rest], `rest` in the program's order.
@@ -40,9 +42,14 @@ class Blocked:
     fresh: bool = False
 
     @property
+    def merged(self) -> bool:
+        """Whether rows and columns are one axis of the program."""
+        return self.axes[1] == self.axes[2]
+
+    @property
     def rank(self) -> int:
         """The number of axes the program sees."""
-        return self.tiles.ndim
+        return self.tiles.ndim - self.merged
 
     @property
     def rest(self) -> tuple[int, ...]:
@@ -55,8 +62,19 @@ class Blocked:
         return (*self.axes, *self.rest)
 
     def tile_axis(self, axis: int) -> int:
-        """Where the tiles have the program's axis."""
+        """Where the tiles have the program's axis, which is not that of rows and columns."""
         return self.order.index(axis)
+
+    def tile_axes(self, axes: Iterable[int]) -> tuple[int, ...]:
+        """Where the tiles have the program's axes: in two places what is merged."""
+        return tuple(i for axis in axes for i, a in enumerate(self.order) if a == axis)
+
+    def apart(self) -> "Blocked":
+        """This value with rows and columns as two axes of the program, one after the other."""
+        if not self.merged:
+            return self
+        n, at, _ = self.axes
+        return self.same(axes=(n + (n > at), at, at + 1))
 
     def same(self, **changes) -> "Blocked":
         """Another view of the same tiles, with the same memory."""

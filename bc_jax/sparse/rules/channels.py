@@ -23,10 +23,10 @@ def reduce(context, op, x):
     if stream in axes or any(a in axes for a in space) != all(a in axes for a in space):
         raise Declined("reduces over a part of space")
     if space[0] not in axes:
-        (tiles,) = op.bind(x.tiles, axes=tuple(x.tile_axis(a) for a in axes))
+        (tiles,) = op.bind(x.tiles, axes=x.tile_axes(axes))
         return x.new(tiles, _after_removing(x.axes, axes))
     # One value per block: a frame of 1 x 1 tiles, small to remember and cheap to reduce whole.
-    tile_axes = tuple(x.tile_axis(a) for a in axes)
+    tile_axes = x.tile_axes(axes)
     (parts,) = op.bind(x.tiles, axes=tile_axes)
     parts = jnp.expand_dims(parts, tile_axes)
     parts = Blocked(parts, x.axes, key=f"{op.outputs[0]}_blocks")
@@ -114,7 +114,7 @@ def rev(context, op, x):
     x = leader([x])
     for axis in op.params["dimensions"]:
         _not_space(x, axis)
-    dimensions = tuple(x.tile_axis(a) for a in op.params["dimensions"])
+    dimensions = x.tile_axes(op.params["dimensions"])
     return x.new(jax.lax.rev(x.tiles, dimensions))
 
 
@@ -141,13 +141,16 @@ def dynamic_slice(context, op, x, *starts):
 
 def _slice(context, x: Blocked, start, limit, strides) -> Blocked:
     strides = strides or (1,) * x.rank
-    index = [slice(None)] * x.rank
+    index = [slice(None)] * x.tiles.ndim
     shape = context.shape(x)
     for axis in range(x.rank):
         first, last, step = int(start[axis]), int(limit[axis]), int(strides[axis])
         if axis == x.axes[0]:
             if (first, last, step) != (0, shape[axis], 1):
                 raise Declined("selects streams")
+        elif axis in x.axes and x.merged:
+            if (first, last, step) != (0, shape[axis], 1):
+                raise Declined("cuts a part out of space")
         elif axis in x.axes:
             tile = x.tiles.shape[1 + x.axes[1:].index(axis)]
             whole = tile % step == 0 and first < step and last > shape[axis] - step + first

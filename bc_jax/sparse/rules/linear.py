@@ -11,6 +11,7 @@ import numpy as np
 
 from bc_jax import lowering
 from bc_jax.sparse.halo import Halo
+from bc_jax.sparse.rules.attention import against_all
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import Blocked, Declined, Resized, plain
@@ -28,10 +29,10 @@ def dot_general(context, op, lhs, rhs):
         if resizes and contract[0] in x.axes:
             return _along_space(context, op, x, contract[0], other[0], left)
     lhs, rhs = context.finish(lhs), context.finish(rhs)
-    if isinstance(lhs, Blocked) and isinstance(rhs, Blocked):
-        return _per_pixel(op, lhs, rhs)
     if lhs_batch:
-        raise Declined("a batch of products with a value that is not blocked")
+        return _batch(context, op, lhs, rhs)
+    if isinstance(lhs, Blocked) and isinstance(rhs, Blocked):
+        raise Declined("mixes pixels with pixels")
     left = not isinstance(rhs, Blocked)
     x, other = (lhs, rhs) if left else (rhs, lhs)
     x_contract, other_contract = (
@@ -47,7 +48,7 @@ def dot_general(context, op, lhs, rhs):
             raise Declined("")
     x = leader([x])
     if any(a in x.axes for a in x_contract):
-        if len(x_contract) != 1:
+        if len(x_contract) != 1 or x.merged:
             raise Declined("contracts space together with another axis")
         return _along_space(context, op, x, x_contract[0], other_contract[0], left)
     contract = (tuple(x.tile_axis(a) for a in x_contract), tuple(other_contract))
@@ -69,15 +70,27 @@ def dot_general(context, op, lhs, rhs):
     return x.new(jnp.transpose(tiles, order), tuple(added + free.index(a) for a in x.axes))
 
 
+def _batch(context, op, lhs, rhs) -> Blocked:
+    """Products of each pixel with itself, or with all others."""
+    blocked = [leader([x]) for x in (lhs, rhs) if isinstance(x, Blocked)]
+    if not blocked:
+        raise Declined("")
+    if len(blocked) == 2 and _alike(op, *blocked):
+        return _per_pixel(op, *blocked)
+    return against_all(context, op, lhs, rhs)
+
+
+def _alike(op, lhs: Blocked, rhs: Blocked) -> bool:
+    """Whether two blocked values meet pixel by pixel."""
+    pairs = list(zip(*op.params["dimension_numbers"][1], strict=True))
+    meet = all((a, b) in pairs for a, b in zip(lhs.axes, rhs.axes, strict=True))
+    return meet and not lhs.merged and lhs.tiles.shape[1:3] == rhs.tiles.shape[1:3]
+
+
 def _per_pixel(op, lhs: Blocked, rhs: Blocked) -> Blocked:
     """A product of two blocked values for each pixel."""
     (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = op.params["dimension_numbers"]
-    lhs, rhs = leader([lhs]), leader([rhs])
     pairs = list(zip(lhs_batch, rhs_batch, strict=True))
-    if lhs.tiles.shape[1:3] != rhs.tiles.shape[1:3]:
-        raise Declined("operands lie differently in space")
-    if any((a, b) not in pairs for a, b in zip(lhs.axes, rhs.axes, strict=True)):
-        raise Declined("mixes pixels with pixels")
     batch = sorted(pairs, key=lambda ab: lhs.tile_axis(ab[0]))
     tiles = lowering.dot_general(
         lhs.tiles,
@@ -117,6 +130,8 @@ def _resize(context, x: Blocked | Resized, axis: int, matrix: np.ndarray, dtype,
     """Note that an axis of space is to be multiplied by a matrix; axis `a` moves to `at[a]`."""
     if axis == x.axes[0]:
         raise Declined("mixes streams")
+    if x.axes[1] == x.axes[2]:
+        raise Declined("picks from the axis that rows and columns were merged into")
     along = x.axes[1:].index(axis)
     source, maps = (x.source, list(x.maps)) if isinstance(x, Resized) else (x, [None, None])
     maps[along] = lowering.axis_map(matrix, context.grid[along], source.tiles.shape[1 + along])

@@ -1,5 +1,7 @@
 """Operations that move or reshape axes, and padding."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -31,7 +33,7 @@ def squeeze(context, op, x):
     removed = tuple(op.params["dimensions"])
     if any(a in x.axes for a in removed):
         raise Declined("drops an axis of space")
-    tiles = jnp.squeeze(x.tiles, tuple(x.tile_axis(a) for a in removed))
+    tiles = jnp.squeeze(x.tiles, x.tile_axes(removed))
     axes = tuple(a - sum(r < a for r in removed) for a in x.axes)
     return x.new(tiles, axes)
 
@@ -55,11 +57,43 @@ def broadcast_in_dim(context, op, x, *dynamic):
 
 @rule("reshape")
 def reshape(context, op, x):
-    """Splits and merges axes as long as blocks stay apart (depth-to-space, head splitting)."""
-    x = leader([x])
+    """Splits and merges axes as long as blocks stay apart (depth-to-space, head splitting).
+
+    Rows and columns may become one axis, and two again.
+    """
+    x = leader([x]).apart()
     if op.params.get("dimensions") is not None:
         raise Declined("reshapes in another order")
-    before, after = context.shape(x), tuple(op.params["new_sizes"])
+    after = tuple(op.params["new_sizes"])
+    try:
+        return _reshape(context, x, after)
+    except Declined:
+        at = _merging(context.shape(x), after, x.axes)
+        if at is None:
+            raise
+    apart = (*after[:at], *(context.shape(x)[a] for a in x.axes[1:]), *after[at + 1 :])
+    result = _reshape(context, x, apart)
+    n, *space = result.axes
+    if space != [at, at + 1]:
+        raise Declined("merges an axis of space into another")
+    return result.same(axes=(n - (n > at), at, at))
+
+
+def _merging(before, after, axes) -> int | None:
+    """The axis that rows and columns, one after the other, are merged into; None for none."""
+    _, rows, columns = axes
+    if columns != rows + 1:
+        return None
+    size, ahead = before[rows] * before[columns], math.prod(before[:rows])
+    places = (i for i, side in enumerate(after) if side == size)
+    return next((i for i in places if math.prod(after[:i]) == ahead), None)
+
+
+def _reshape(context, x: Blocked, after: tuple[int, ...]) -> Blocked:
+    """To a shape in which rows and columns are axes of their own."""
+    before = context.shape(x)
+    if after == before:
+        return x
     grid = dict(zip(x.axes, (1, *context.grid), strict=True))  # blocks along each axis of space
     axes: dict[int, int] = {}
     split_shape: list[int] = []  # the tile's shape in the program's order, N being 1
@@ -136,6 +170,8 @@ def pad(context, op, x, value):
         raise Declined("pads with a computed value")
     config = op.params["padding_config"]
     space = [tuple(int(v) for v in config[a]) for a in x.axes]
+    if x.merged and any(space[1]):
+        raise Declined("pads the axis that rows and columns were merged into")
     if space[0] != (0, 0, 0) or any(interior for _, _, interior in space):
         raise Declined("puts gaps into space")
     rest = [tuple(int(v) for v in config[a]) for a in x.rest]

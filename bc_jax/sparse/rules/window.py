@@ -102,7 +102,7 @@ def convolution(context, op, x, kernel):
     x = context.as_blocked(x, (stream, *space))
     if x is None:
         raise Declined("the input is not cut into blocks")
-    if x.axes[0] != stream or channel in x.axes:
+    if x.axes[0] != stream or channel in x.axes or x.merged:
         raise Declined("convolves along another axis than space")
     turn = [space.index(a) for a in x.axes[1:]]  # the program's place of rows, of columns
     rhs_out, rhs_in, *rhs_space = numbers.rhs_spec
@@ -209,6 +209,8 @@ def pooling(context, op, x):
         x = context.as_blocked(x, (0, *moving))
         if x is None:
             raise Declined("the input is not cut into blocks")
+    if x.merged:
+        raise Declined("pools over the axis that rows and columns were merged into")
     still = [a for a in range(x.rank) if a not in x.axes[1:]]
     whole = {k: [p[k][a] for a in still] for k in _POOL_PARAMS}
     if any(v != 1 for k in _POOL_PARAMS for v in whole[k]) or any(

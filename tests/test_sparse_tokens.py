@@ -1,0 +1,149 @@
+"""Rows and columns as one axis, as transformers have them: what stays on blocks, and what does not.
+
+`test_sparse_reference.py` has a whole transformer; here are single operations on tokens.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from zoo import assert_close, conv, frames_of, random_grids
+
+import bc_jax
+
+STREAMS, H, W, C = 3, 8, 12, 6
+BLOCK = 8  # of which a tile has 2 x 2 tokens
+PARAMS = {
+    "stem": np.random.default_rng(0).normal(size=(4, 4, 3, C)).astype(np.float32) / 7,
+    "dense": np.random.default_rng(1).normal(size=(C, 4)).astype(np.float32) / 2,
+    "place": np.random.default_rng(2).normal(size=(1, H * W, C)).astype(np.float32),
+    "mix": np.random.default_rng(3).normal(size=(H * W, H * W)).astype(np.float32) / 9,
+}
+
+
+def pixels(params, frames):
+    return conv(frames, params["stem"], 4, padding="VALID")
+
+
+def tokens_of(params, frames):
+    return pixels(params, frames).reshape(frames.shape[0], H * W, C)
+
+
+def network(operation):
+    return lambda params, frames: operation(params, tokens_of(params, frames))
+
+
+def batch_norm(p, x):
+    return (x - x.mean(axis=-1, keepdims=True)) * lax.rsqrt(x.var(axis=-1, keepdims=True) + 1e-5)
+
+
+def gate(p, x):
+    return x * jax.nn.sigmoid(x.mean(axis=1, keepdims=True) - x.max(axis=1, keepdims=True))
+
+
+def attend(p, x):
+    return jax.nn.dot_product_attention(*3 * [x.reshape(*x.shape[:2], 2, C // 2)])
+
+
+def attend_to_few(p, x):
+    few = x.reshape(-1, 16, 6, C).mean(axis=2)  # whole
+    return jax.nn.softmax(jnp.einsum("nqc,nkc->nqk", x, few), axis=-1) @ few
+
+
+def attend_pixels(p, x):
+    x = x.reshape(-1, H, W, C)
+    scores = jnp.einsum("nhwc,nxyc->nhwxy", x, jnp.tanh(x))
+    scores = jnp.exp(scores) / jnp.exp(scores).sum(axis=(3, 4), keepdims=True)
+    return jnp.einsum("nhwxy,nxyc->nhwc", scores, x)
+
+
+def by_covariance(p, x):
+    return x @ jnp.einsum("ntc,ntd->ncd", x, x) / 9
+
+
+def windows(p, x):  # attention within windows of 2 x 2
+    x = x.reshape(-1, H // 2, 2, W // 2, 2, C).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(-1, H // 2, W // 2, 4, C)
+    scores = jax.nn.softmax(jnp.einsum("nhwqc,nhwkc->nhwqk", x, x), axis=-1)
+    return jnp.einsum("nhwqk,nhwkc->nhwqc", scores, x)
+
+
+ON_BLOCKS = {
+    "dense": lambda p, x: jax.nn.gelu(x @ p["dense"]) @ p["dense"].T,
+    "place": lambda p, x: x + p["place"],
+    "norm": batch_norm,
+    "gate": gate,
+    "heads": lambda p, x: x.reshape(-1, H * W, 2, C // 2).transpose(0, 2, 1, 3),
+    "channels_first": lambda p, x: x.transpose(0, 2, 1),
+    "parts": lambda p, x: jnp.concatenate([*jnp.split(x, 2, axis=-1), 0 * x, x[..., 1:3]], axis=-1),
+    "choice": lambda p, x: jnp.where(x > x.mean(axis=-1, keepdims=True), x, p["place"]),
+    "sorted": lambda p, x: jnp.sort(x[..., ::-1], axis=-1),
+    "picked": lambda p, x: x[..., jnp.array([2, 0, 2])],
+    "padded": lambda p, x: jnp.pad(x, ((0, 0), (0, 0), (1, 2))),
+    "apart": lambda p, x: x.reshape(-1, H, W, C),
+    "one": lambda p, x: x[..., :1].squeeze(-1) + x.sum(axis=-1),
+    "attend": attend,
+    "attend_to_few": attend_to_few,
+    "attend_pixels": attend_pixels,
+    "windows": windows,
+}
+WHOLE = {
+    "class_token": lambda p, x: jnp.concatenate([0 * x[:, :1], x], axis=1)[:, 1:],
+    "mix": lambda p, x: jnp.einsum("ts,nsc->ntc", p["mix"], x),
+    "every_other": lambda p, x: x[:, ::2],
+    "shifted": lambda p, x: jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1],
+    "turned": lambda p, x: jnp.roll(x[:, ::-1], 5, axis=1),
+    "order": lambda p, x: jnp.sort(x, axis=1) + jnp.cumsum(x, axis=1) / 9,
+    "shuffled": lambda p, x: x[:, np.random.default_rng(0).permutation(H * W)],
+    "sequence": lambda p, x: lax.conv_general_dilated(
+        x, p["stem"][0, :3, :1].repeat(C, 1), (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    ),
+    "pairs": lambda p, x: x.reshape(-1, H * W // 2, 2 * C),
+    "streams": lambda p, x: x.reshape(-1, C).reshape(x.shape),
+    "columns_first": lambda p, x: x.reshape(-1, H, W, C).swapaxes(1, 2).reshape(x.shape),
+    "most": lambda p, x: x * (x.argmax(axis=1, keepdims=True) % 2),
+    "by_covariance": by_covariance,
+    "both": lambda p, x: jax.nn.softmax(jnp.einsum("nqc,nkc->nqk", x, x), axis=(1, 2)) @ x,
+    "scores": lambda p, x: jnp.einsum("nqc,nkc->nqk", x, x),
+}
+
+
+@pytest.mark.parametrize("streams", [1, STREAMS])
+@pytest.mark.parametrize("name", [*ON_BLOCKS, *WHOLE])
+def test_an_unchanged_frame_is_the_dense_network_for_any_grid(name, streams):
+    apply = network((ON_BLOCKS | WHOLE)[name])
+    sparse, frames = bc_jax.blockcopy(apply, BLOCK), frames_of(0, 2, streams)
+    state, step = sparse.init(PARAMS, frames[0]), jax.jit(sparse)
+    grids = random_grids(3, sparse.grid_shape(frames[0]), seed=1)
+    wanted = jax.jit(apply)(PARAMS, frames[0])
+    for t, grid in enumerate(grids):
+        out, state = step(PARAMS, state, frames[0], grid)
+        assert_close(out, wanted, where=f"frame {t}")
+    out, state = step(PARAMS, state, frames[1], np.ones_like(grids[0]))
+    assert_close(out, jax.jit(apply)(PARAMS, frames[1]), where="another frame, all executed")
+
+
+@pytest.mark.parametrize("name", [*ON_BLOCKS, *WHOLE])
+def test_what_runs_on_blocks(name):
+    frames = jax.ShapeDtypeStruct((1, 4 * H, 4 * W, 3), jnp.float32)
+    report = bc_jax.blockcopy(network((ON_BLOCKS | WHOLE)[name]), BLOCK).explain(PARAMS, frames)
+    reasons = [row.reason for row in report.fallbacks if "cheap" not in row.reason]
+    whole = {"attend_to_few"}  # on purpose
+    assert bool(reasons) == (name in WHOLE or name in whole), reasons
+
+
+@pytest.mark.parametrize("name", ["dense", "attend", "attend_pixels", "apart", "channels_first"])
+def test_tokens_of_blocks_that_are_not_executed_are_copied(name):
+    apply = network(ON_BLOCKS[name])
+    sparse, frames = bc_jax.blockcopy(apply, BLOCK), frames_of(3, 2)
+    state, step = sparse.init(PARAMS, frames[0]), jax.jit(sparse)
+    grids = random_grids(2, sparse.grid_shape(frames[0]), seed=2)
+    before, state = step(PARAMS, state, frames[0], grids[0])
+    after, _ = step(PARAMS, state, frames[1], grids[1])
+    executed = grids[1].repeat(2, axis=1).repeat(2, axis=2).reshape(STREAMS, -1)
+    if name == "channels_first":
+        before, after = (x.swapaxes(1, 2) for x in (before, after))
+    before, after = (np.asarray(x).reshape(STREAMS, H * W, -1) for x in (before, after))
+    np.testing.assert_array_equal(after[~executed], before[~executed])
+    assert (after[executed] != before[executed]).all(axis=-1).any()
