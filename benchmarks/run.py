@@ -19,6 +19,7 @@ def plan() -> list[Part]:
         *(part(kind, ESPNET) for kind in ("network", "step")),
         *(part(kind, Case(rn18, LARGE)) for kind in ("network", "step")),
         *(part("network", Case(model, SMALL)) for model in networks.NAMES),
+        part("step", Case("segformer_b0", SMALL)),
         Part("lowerings", lowerings.measure, Case()),
         Part("lowerings-bfloat16", lowerings.measure, Case(dtype="bfloat16")),
         *(part("dtypes", Case(model, SMALL)) for model in (rn18, rn50, deeplab)),

@@ -12,7 +12,10 @@ from bc_jax.files import write_text
 from benchmarks.plots import read_rows
 
 # In the order of the tables.
-_MODELS = ("swiftnet_rn18", "swiftnet_rn50", "espnet_cityscapes", "deeplabv3plus_rn101")
+_MODELS = (
+    *("swiftnet_rn18", "swiftnet_rn50", "espnet_cityscapes", "deeplabv3plus_rn101"),
+    "segformer_b0",
+)
 _BACKBONES = ("mobilenet_v2", "convnext_tiny", "resnext50")
 _NETWORK = {"network": "{model}", "frames": "{size[0]}x{size[1]}"}
 _NAMES = {
@@ -21,6 +24,7 @@ _NAMES = {
     "mobilenet_v2": "MobileNetV2",
     "convnext_tiny": "ConvNeXt-T, three stages",
     "resnext50": "ResNeXt-50, three stages",
+    "segformer_b0": "SegFormer-B0",
 }
 _SPARSE = "{sparse_ms:.0f} ({sparse_p10_ms:.0f}–{sparse_p90_ms:.0f})"
 _BLOCKS = (8, 10, 16, 32)

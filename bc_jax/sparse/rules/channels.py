@@ -86,6 +86,8 @@ def _not_space(x: Blocked, axis: int) -> None:
 def concatenate(context, op, *operands):
     """Along an axis that is not space; whole and constant parts are cut into tiles."""
     first = leader(operands)
+    if first.merged and op.params["dimension"] == first.axes[1]:
+        raise Declined("joins other tokens to those of the pixels")
     _not_space(first, op.params["dimension"])
     axis = first.tile_axis(op.params["dimension"])
     tiles = []
