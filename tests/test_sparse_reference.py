@@ -341,6 +341,53 @@ def transformer_reference(f, x):
     return f.conv(f.pixelwise(np.add, x, times(grown, "shrink")), p["head"])
 
 
+# A transformer with a class token, which is whole and looks at all pixels in every frame.
+
+CLASS = weights(
+    stem=(4, 4, 3, 8), first=(1, 1, 8), place=(1, 97, 8), qkv=(8, 24), out=(8, 8), grow=(8, 16),
+    shrink=(16, 8), head=(1, 1, 8, 4), more=(1,),
+)  # fmt: skip
+
+
+def class_jax(p, x):
+    x = conv(x, p["stem"], stride=4, padding="VALID")
+    n, height, width, c = x.shape
+    first = jnp.broadcast_to(p["first"], (n, 1, c))
+    tokens = jnp.concatenate([first, x.reshape(n, height * width, c)], axis=1) + p["place"]
+    qkv = (tokens @ p["qkv"]).reshape(n, -1, 3, 2, c // 2)
+    scores = jnp.einsum("nqhd,nkhd->nhqk", qkv[:, :, 0], qkv[:, :, 1])
+    mixed = jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(scores, axis=-1), qkv[:, :, 2])
+    tokens += mixed.reshape(tokens.shape) @ p["out"]
+    tokens += jax.nn.relu(tokens @ p["grow"]) @ p["shrink"]
+    pixels = tokens[:, 1:] * jnp.tanh(tokens[:, :1])
+    return conv(pixels.reshape(x.shape), p["head"])
+
+
+def class_reference(f, x):
+    p = CLASS
+    place = p["place"][:, 1:].reshape(1, 8, 12, 8)
+    x = f.pixelwise(lambda a: a + place, f.conv(x, p["stem"], stride=4, padding="VALID"))
+    first = np.repeat(p["first"] + p["place"][:, :1], len(x.array), axis=0)
+
+    def part(a, number):
+        return (a @ p["qkv"][:, 8 * number : 8 * number + 8]).reshape(len(a), -1, 2, 4)
+
+    def all_tokens(number):
+        kept = f.combine(f.pixelwise(lambda a: a @ p["qkv"][:, 8 * number : 8 * number + 8], x))
+        return np.concatenate([part(first, number), kept.reshape(len(kept), -1, 2, 4)], axis=1)
+
+    key, value = all_tokens(1), all_tokens(2)
+
+    def layer(a):
+        scores = ref.softmax(np.einsum("nqhd,nkhd->nhqk", part(a, 0), key))
+        a = a + np.einsum("nhqk,nkhd->nqhd", scores, value).reshape(a.shape) @ p["out"]
+        return a + np.maximum(a @ p["grow"], 0) @ p["shrink"]
+
+    gate = np.tanh(layer(first))[:, None]
+    x = f.pixelwise(lambda a: layer(a) * gate, x)
+    return f.conv(x, p["head"])
+
+
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """One network twice, and the block sizes to run it with."""
@@ -360,6 +407,7 @@ PAIRS = {
     "whole": Pair(whole_jax, whole_reference, WHOLE, (8,)),
     "pyramid": Pair(pyramid_jax, pyramid_reference, PYRAMID, (8,)),
     "transformer": Pair(transformer_jax, transformer_reference, TRANSFORMER, (8, (16, 8))),
+    "class_token": Pair(class_jax, class_reference, CLASS, (8, (16, 8))),
 }
 
 
@@ -406,9 +454,10 @@ def test_engine_is_the_reference(name, block):
         assert_close(out, run(frames[t], grid), where=f"frame {t}")
 
 
-def test_one_stream_of_a_transformer_is_the_reference():
+@pytest.mark.parametrize("name", ["transformer", "class_token"])
+def test_one_stream_of_a_transformer_is_the_reference(name):
     # `jnp.matmul` drops a batch of one.
-    pair, frames = PAIRS["transformer"], video()[:, :1]
+    pair, frames = PAIRS[name], video()[:, :1]
     sparse, run = bc_jax.blockcopy(pair.jax, block_size=8), ref.Reference(pair.program)
     assert sparse.explain(pair.params, frames[0]).whole_macs == 0
     state, step = sparse.init(pair.params, frames[0]), jax.jit(sparse)

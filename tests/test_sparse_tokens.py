@@ -62,6 +62,31 @@ def by_covariance(p, x):
     return x @ jnp.einsum("ntc,ntd->ncd", x, x) / 9
 
 
+def with_class(p, x):
+    first = jnp.broadcast_to(p["place"][:, :1], (x.shape[0], 1, C))
+    return jnp.concatenate([first, x], axis=1)
+
+
+def vision_transformer(p, x):
+    x = with_class(p, x)
+    qkv = (x @ jnp.concatenate([p["dense"], p["dense"], -p["dense"]], axis=1)).reshape(
+        *x.shape[:2], 3, 2, 2
+    )
+    query, key, value = (qkv[:, :, i] for i in range(3))
+    scores = jax.nn.softmax(jnp.einsum("nqhd,nkhd->nhqk", query, key), axis=-1)
+    mixed = jnp.einsum("nhqk,nkhd->nqhd", scores, value).reshape(*x.shape[:2], 4)
+    x += mixed @ p["dense"].T
+    x += jax.nn.relu(batch_norm(p, x) @ p["dense"]) @ p["dense"].T
+    return x[:, 1:] * jnp.tanh(x[:, :1]), x[:, 0]
+
+
+def registers(p, x):  # behind the pixels' tokens, and dropped after one layer
+    four = jnp.broadcast_to(p["place"][:, :4], (x.shape[0], 4, C))
+    x = jnp.concatenate([x, four], axis=1)
+    x += jax.nn.softmax(x @ x.swapaxes(1, 2)) @ x
+    return x[:, :-4]
+
+
 def windows(p, x):  # attention within windows of 2 x 2
     x = x.reshape(-1, H // 2, 2, W // 2, 2, C).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(-1, H // 2, W // 2, 4, C)
@@ -87,9 +112,19 @@ ON_BLOCKS = {
     "attend_to_few": attend_to_few,
     "attend_pixels": attend_pixels,
     "windows": windows,
+    "class_token": lambda p, x: with_class(p, x)[:, 1:],
+    "vision_transformer": vision_transformer,
+    "registers": registers,
+    "class_and_heads": lambda p, x: jnp.tanh(
+        with_class(p, x).reshape(-1, 1 + H * W, 2, C // 2).transpose(0, 2, 1, 3)
+    )[:, :, 1:].sum(axis=1),
 }
 WHOLE = {
-    "class_token": lambda p, x: jnp.concatenate([0 * x[:, :1], x], axis=1)[:, 1:],
+    "class_shifted": lambda p, x: with_class(p, x)[:, :-1],
+    "class_sorted": lambda p, x: jnp.sort(with_class(p, x), axis=1)[:, 1:],
+    "class_reduced": lambda p, x: x - with_class(p, x).mean(axis=1, keepdims=True),
+    "class_twice": lambda p, x: jnp.concatenate([x, with_class(p, x)[:, 1:]], axis=1),
+    "class_mixed": lambda p, x: with_class(p, x).reshape(x.shape[0], -1),
     "mix": lambda p, x: jnp.einsum("ts,nsc->ntc", p["mix"], x),
     "every_other": lambda p, x: x[:, ::2],
     "shifted": lambda p, x: jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1],

@@ -29,7 +29,6 @@ _REMEDIES = (
         "the result's pixels",
         "pad with 'SAME', and make the block a multiple of all strides and windows up to there",
     ),
-    ("joins other tokens", "leave class tokens out where pixels' features alone are used"),
     ("mixes", "mix within windows that divide the block, or after the network"),
     ("contracts space", "mix within windows that divide the block, or after the network"),
     ("computed", "where it does not depend on the frame, make it a constant"),

@@ -6,6 +6,8 @@
 same walk, with a `Context` that has no memory, finds out what memory the program needs.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +17,18 @@ from bc_jax.sparse.blocks import Blocks, split
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.plan import Plan, Ready, Record
 from bc_jax.sparse.program import Constant, Op, Program
-from bc_jax.sparse.rules import RESIZES, RULES, finish_resize
-from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Resized, Whole, inverse, plain, varies
+from bc_jax.sparse.rules import RESIZES, RULES, finish_resize, run_joined
+from bc_jax.sparse.values import (
+    NO_PAD,
+    Blocked,
+    Declined,
+    Joined,
+    Resized,
+    Whole,
+    inverse,
+    plain,
+    varies,
+)
 
 
 class Context:
@@ -131,6 +143,8 @@ class Context:
 
     def dense(self, value):
         """A value for all blocks, as an array in the program's layout."""
+        if isinstance(value, Joined):
+            return jnp.concatenate([self.dense(part) for part in value.parts], value.axis)
         if not isinstance(value, Blocked):
             return plain(value)
         array = jnp.transpose(self._dense(value), inverse(value.apart().order))
@@ -142,6 +156,11 @@ class Context:
                 config[axis] = (low, high, 0)
             array = jax.lax.pad(array, jnp.asarray(value.pad_value, array.dtype), config)
         return array
+
+    def whole(self, value) -> Whole:
+        """The same, as a value."""
+        array = self.dense(value)
+        return Whole(array, tuple(array.shape))
 
     def _dense(self, x: Blocked) -> jax.Array:
         if x.dense is not None:
@@ -235,38 +254,53 @@ def interpret(context: Context, args: list, records: list[Record] | None = None)
         context.taps, context.reason = None, ""
         results, where, reason = _run(context, op, operands)
         for number, result in zip(op.outputs, results, strict=True):
-            if isinstance(result, Blocked) and result.key is None:
-                result = result.same(key=f"{number}_{op.name}")
-            values[number] = result
+            values[number] = _named(result, f"{number}_{op.name}")
         if records is not None:
             found = (context.halo_read, context.moved, context.taps, context.reads_all)
             records.append(Record(op, where, reason, *found))
-    return [read(output) for output in program.outputs]
+    results = [read(output) for output in program.outputs]
+    return [context.whole(x) if isinstance(x, Joined) else x for x in results]
+
+
+def _named(value, key: str):
+    """A new value with a name for its memory."""
+    if isinstance(value, Joined):
+        return dataclasses.replace(value, parts=tuple(_named(part, key) for part in value.parts))
+    return value.same(key=key) if isinstance(value, Blocked) and value.key is None else value
 
 
 def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
     moves = any(varies(x) for x in operands)
+    blocked = any(isinstance(x, Blocked | Resized | Joined) for x in operands)
     reason = f"no rule for {op.name}"
-    if op.name in RULES and any(isinstance(x, Blocked | Resized | Whole) for x in operands):
-        try:
-            results = RULES[op.name](context, op, *operands)
-            results = results if isinstance(results, list) else [results]
-            blocked = any(isinstance(r, Blocked | Resized) for r in results)
-            return (
-                results,
-                "blocks" if blocked else "whole" if moves else "constant",
-                context.reason,
-            )
-        except Declined as declined:
-            reason = str(declined)
+    try:
+        results = _by_rule(context, op, operands)
+    except Declined as declined:
+        results, reason = None, str(declined)
+    if results is not None:
+        where = "whole" if moves else "constant"
+        if any(isinstance(r, Blocked | Resized | Joined) for r in results):
+            where = "blocks"
+        return results, where, context.reason
+    operands = [context.whole(x) if isinstance(x, Joined) else x for x in operands]
     if op.name == "broadcast_in_dim" and not any(isinstance(x, Blocked) for x in operands):
         return [_spread(op, operands[0])], "whole" if moves else "constant", ""
     results = op.bind(*[context.dense(context.finish(x)) for x in operands])
     if not moves:
         return results, "constant", ""
-    if op.name in RULES and not any(isinstance(x, Blocked | Resized) for x in operands):
+    if op.name in RULES and not blocked:
         reason = ""  # its operands are whole already
     return [Whole(r, r.shape) for r in results], "whole", reason
+
+
+def _by_rule(context: Context, op: Op, operands: list) -> list | None:
+    """The results by the operation's rule; None where there is none, or nothing for it to do."""
+    if any(isinstance(x, Joined) for x in operands):
+        return run_joined(context, op, operands, _run)
+    if op.name in RULES and any(isinstance(x, Blocked | Resized | Whole) for x in operands):
+        results = RULES[op.name](context, op, *operands)
+        return results if isinstance(results, list) else [results]
+    return None
 
 
 def _spread(op: Op, operand) -> Whole:

@@ -42,6 +42,11 @@ class Blocked:
     fresh: bool = False
 
     @property
+    def stream(self) -> int:
+        """Where the program has N."""
+        return self.axes[0]
+
+    @property
     def merged(self) -> bool:
         """Whether rows and columns are one axis of the program."""
         return self.axes[1] == self.axes[2]
@@ -131,9 +136,31 @@ class Whole:
         return jnp.broadcast_to(self.array, self.shape)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Joined:
+    """Tokens of pixels, and others before or behind them, as a class token.
+
+    Attributes:
+        parts: in order; pixels' tokens are blocked, rows and columns being merged.
+        axis: of the program, along which the parts are joined.
+        sizes: of each part along it.
+    """
+
+    parts: tuple[Blocked | Whole, ...]
+    axis: int
+    sizes: tuple[int, ...]
+
+    @property
+    def stream(self) -> int:
+        """Where the program has N."""
+        return next(part.stream for part in self.parts if isinstance(part, Blocked))
+
+
 def varies(value) -> bool:
     """Whether a value depends on the frame."""
-    return isinstance(value, Blocked | Resized) or (isinstance(value, Whole) and value.varies)
+    return isinstance(value, Blocked | Resized | Joined) or (
+        isinstance(value, Whole) and value.varies
+    )
 
 
 def plain(value) -> jax.Array:

@@ -1,6 +1,7 @@
 """One rule per primitive, a file per family."""
 
 from bc_jax.sparse.rules import channels, elementwise, linear, shape, window
+from bc_jax.sparse.rules.joined import run_joined
 from bc_jax.sparse.rules.linear import finish_resize
 from bc_jax.sparse.rules.registry import RULES, rule
 
@@ -15,6 +16,7 @@ __all__ = [
     "finish_resize",
     "linear",
     "rule",
+    "run_joined",
     "shape",
     "window",
 ]

@@ -5,52 +5,58 @@ block looks at all of it: at the new of what is executed, and at the kept of the
 what is made of them cost what the executed blocks cost.
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 
 from bc_jax import lowering
-from bc_jax.sparse.values import Blocked, Declined, Whole
-
-
-class _Side(NamedTuple):
-    """An operand of a product: its value, and its axes that are contracted, and of the batch."""
-
-    value: object
-    contract: tuple[int, ...]
-    batch: tuple[int, ...]
+from bc_jax.sparse.values import Blocked, Declined, Joined, Whole, varies
 
 
 def against_all(context, op, lhs, rhs) -> Blocked:
     """A batch of products of a blocked value, each pixel by itself, with all of another."""
-    (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = op.params["dimension_numbers"]
-    sides = [_Side(lhs, lhs_contract, lhs_batch), _Side(rhs, rhs_contract, rhs_batch)]
-    possible = [i for i in (0, 1) if _stays(sides[i])]
-    if len(possible) == 2:
-        possible = _queries(context.program, op, sides)
-    if not possible or not isinstance(sides[1 - possible[0]].value, Blocked | Whole):
+    kept = keeps_apart(context, op, lhs, rhs)
+    if kept is None or not isinstance((lhs, rhs)[1 - kept], Blocked | Whole):
         raise Declined("mixes pixels with pixels")
-    return _product(context, op, sides[possible[0]], sides[1 - possible[0]], possible == [0])
+    return _product(context, op, kept, (lhs, rhs))
 
 
-def _stays(side: _Side) -> bool:
-    """Whether a value's pixels are apart in the product, streams with themselves."""
-    x = side.value
-    if not isinstance(x, Blocked):
+def keeps_apart(context, op, lhs, rhs) -> int | None:
+    """Which operand's pixels stay apart, 0 or 1; None for neither.
+
+    Where both might, as queries' and keys', those stay that are not summed over in what follows.
+    """
+    operands = lhs, rhs
+    possible = [i for i in (0, 1) if _stays(op, i, operands)]
+    if len(possible) == 2:
+        places = [{result_axis(op, i, a) for a in _space(operands[i])} for i in (0, 1)]
+        summed = _summed(context.program, op.outputs[0])
+        possible = [i for i in (0, 1) if places[1 - i] <= summed and not places[i] & summed]
+    return possible[0] if possible else None
+
+
+def result_axis(op, side: int, axis: int) -> int:
+    """Where a product has an operand's axis that is neither contracted nor of the batch."""
+    batch = len(op.params["dimension_numbers"][1][0])
+    return batch + side * len(_free(op, 0)) + _free(op, side).index(axis)
+
+
+def _free(op, side: int) -> list[int]:
+    """The axes of an operand that are neither contracted nor of the batch."""
+    contract, batch = op.params["dimension_numbers"]
+    return [a for a in range(len(op.in_shapes[side])) if a not in (*contract[side], *batch[side])]
+
+
+def _space(x: Blocked | Joined) -> tuple[int, ...]:
+    """The axes that have pixels."""
+    return (x.axis,) if isinstance(x, Joined) else x.axes[1:]
+
+
+def _stays(op, side: int, operands) -> bool:
+    """Whether an operand's pixels are apart in the product, streams with themselves."""
+    x, other = operands[side], operands[1 - side]
+    if not isinstance(x, Blocked | Joined):
         return False
-    stream, *space = x.axes
-    return stream in side.batch and not {*side.contract, *side.batch} & {*space}
-
-
-def _queries(program, op, sides: list[_Side]) -> list[int]:
-    """Which side's pixels stay apart: those of the other are summed over in what follows."""
-    at, places = len(sides[0].batch), []
-    for side in sides:
-        free = [a for a in range(side.value.rank) if a not in (*side.contract, *side.batch)]
-        places.append({at + free.index(a) for a in side.value.axes[1:]})
-        at += len(free)
-    summed = _summed(program, op.outputs[0])
-    return [i for i in (0, 1) if places[1 - i] <= summed and not places[i] & summed]
+    batch = op.params["dimension_numbers"][1][side]
+    return set(_space(x)) <= {*_free(op, side)} and (not varies(other) or x.stream in batch)
 
 
 def _summed(program, value: int) -> set[int]:
@@ -77,11 +83,12 @@ def _summed(program, value: int) -> set[int]:
     return set()
 
 
-def _product(context, op, side: _Side, other: _Side, left: bool) -> Blocked:
-    x, (stream, *space) = side.value, side.value.axes
-    pairs = list(zip(side.batch, other.batch, strict=True))
-    streams = other.batch[side.batch.index(stream)]
-    array = jnp.moveaxis(context.dense(other.value), streams, 0)
+def _product(context, op, kept: int, operands) -> Blocked:
+    x, other = operands[kept], operands[1 - kept]
+    contract, batch = (pair[:: 1 - 2 * kept] for pair in op.params["dimension_numbers"])
+    (stream, *space), pairs = x.axes, list(zip(*batch, strict=True))
+    streams = dict(pairs)[stream]
+    array = jnp.moveaxis(context.dense(other), streams, 0)
     context.reads_all = True
     many = len(array) > 1
     array = array[context.blocks.coordinates[0]] if many else array[0]
@@ -89,12 +96,12 @@ def _product(context, op, side: _Side, other: _Side, left: bool) -> Blocked:
     def moved(axis: int) -> int:
         return axis + (axis < streams) - (not many)
 
-    batch = [(a, b) for a, b in pairs if a != stream]
+    apart = [(a, b) for a, b in pairs if a != stream]
     numbers = (
-        (x.tile_axes(side.contract), tuple(moved(b) for b in other.contract)),
+        (x.tile_axes(contract[0]), tuple(moved(b) for b in contract[1])),
         (
-            (*(0,) * many, *(x.tile_axis(a) for a, _ in batch)),
-            (*(0,) * many, *(moved(b) for _, b in batch)),
+            (*(0,) * many, *(x.tile_axis(a) for a, _ in apart)),
+            (*(0,) * many, *(moved(b) for _, b in apart)),
         ),
     )
     tiles = lowering.dot_general(
@@ -102,15 +109,11 @@ def _product(context, op, side: _Side, other: _Side, left: bool) -> Blocked:
     )
     # Names of the axes: of the blocked value's the axis, of the other's (axis,). The tiles have
     # rows and columns, and the program perhaps one axis of them.
-    rank = len(other.value.shape) if isinstance(other.value, Whole) else other.value.rank
-    taken = {*side.contract, *side.batch}
-    own = [a for a in range(x.rank) if a not in taken]
-    others = [(b,) for b in range(rank) if b not in (*other.contract, *other.batch)]
-    made = [*(stream,) * many, *(a for a, _ in batch), *(stream,) * (not many)]
-    made += [*space, *(a for a in x.rest if a not in taken), *others]
-    wanted = [*side.batch, *(own + others if left else others + own)]
+    own, others = _free(op, kept), [(b,) for b in _free(op, 1 - kept)]
+    made = [*(stream,) * many, *(a for a, _ in apart), *(stream,) * (not many)]
+    made += [*space, *(a for a in own if a not in space), *others]
+    wanted = [*batch[0], *(others + own if kept else own + others)]
     rest = [name for name in wanted if name not in x.axes]
     first = made.index(space[0])
     order = [made.index(stream), first, first + 1, *map(made.index, rest)]
-    axes = tuple(wanted.index(a) for a in x.axes)
-    return x.new(jnp.transpose(tiles, order), axes)
+    return x.new(jnp.transpose(tiles, order), tuple(wanted.index(a) for a in x.axes))

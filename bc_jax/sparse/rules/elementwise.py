@@ -34,7 +34,10 @@ def leader(operands) -> Blocked:
     return first
 
 
-@rule(*_UNARY, *_NARY)
+NAMES = (*_UNARY, *_NARY)
+
+
+@rule(*NAMES)
 def elementwise(context, op, *operands):
     """Any number of operands, each blocked alike, or whole or constant and broadcast to it."""
     first = leader(operands)

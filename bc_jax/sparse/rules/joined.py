@@ -1,0 +1,176 @@
+"""Tokens of pixels with others beside them, as a class token: each part goes its own way.
+
+Pixels' tokens stay in blocks and the others, which are few, are whole. An operation that keeps
+tokens apart runs once for each part, as if it had been written so; attention of each part reads the
+keys of all parts.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+
+from bc_jax.sparse.rules.attention import keeps_apart, result_axis
+from bc_jax.sparse.rules.elementwise import NAMES as ELEMENTWISE
+from bc_jax.sparse.values import Blocked, Declined, Joined, Whole, plain
+
+_REDUCTIONS = (
+    *("reduce_max", "reduce_min", "reduce_sum", "reduce_prod", "reduce_and", "reduce_or"),
+    *("argmax", "argmin"),
+)
+# What says where a slice ends.
+_SLICES = {"slice": "limit_indices", "dynamic_slice": "slice_sizes"}
+
+
+def run_joined(context, op, operands: list, run: Callable) -> list:
+    """The results of an operation with joined operands.
+
+    Args:
+        context: the walk's.
+        op: the operation.
+        operands: its operands, one of them joined at least.
+        run: the interpreter's, from (context, operation, operands) to results and more.
+
+    Raises:
+        Declined: where the operation mixes the parts.
+    """
+    if op.name == "dot_general":
+        return _product(context, op, operands, run)
+    first = next(x for x in operands if isinstance(x, Joined))
+    if op.name in _SLICES and (chosen := _chosen(context, op, first)) is not None:
+        return [chosen]
+    axis, changes = _through(op, first)
+    results = []
+    for number, size in enumerate(first.sizes):
+        parts = [_part(x, first, number) for x in operands]
+        results.append(_run(context, op, changes(size), parts, run))
+    return _rejoined(results, first, axis)
+
+
+def _run(context, op, changes: dict, operands: list, run: Callable) -> list:
+    part = dataclasses.replace(op, params=op.params | changes)
+    if any(isinstance(x, Blocked) for x in operands):
+        return run(context, part, operands)[0]
+    arrays = [plain(x) for x in operands]
+    # Of calls only jax.nn.relu's gets here, which has its operand's shape within.
+    results = [jax.nn.relu(*arrays)] if op.name == "custom_jvp_call" else part.bind(*arrays)
+    return [Whole(x, tuple(x.shape)) for x in results]
+
+
+def _rejoined(results: list[list], first: Joined, axis: int) -> list:
+    """For each of an operation's results its parts, joined along an axis."""
+    joined = []
+    for parts in zip(*results, strict=True):
+        if not any(isinstance(x, Blocked) and x.merged and x.axes[1] == axis for x in parts):
+            raise Declined("takes pixels' tokens out of their blocks")
+        joined.append(Joined(parts, axis, first.sizes))
+    return joined
+
+
+def _part(x, first: Joined, number: int):
+    """An operand's part that meets one of the parts of a joined one."""
+    if isinstance(x, Joined):
+        if (x.axis, x.sizes) != (first.axis, first.sizes):
+            raise Declined("tokens are joined in another order")
+        return x.parts[number]
+    if isinstance(x, Blocked):
+        raise Declined("operands lie differently in space")
+    shape = tuple(x.shape) if hasattr(x, "shape") else ()
+    if not shape or shape[first.axis] == 1:
+        return x
+    start, size = sum(first.sizes[:number]), first.sizes[number]
+    array = x.array if isinstance(x, Whole) else x
+    if array.shape[first.axis] != 1:
+        array = jax.lax.slice_in_dim(array, start, start + size, axis=first.axis)
+    if not isinstance(x, Whole):
+        return array
+    return Whole(array, (*shape[: first.axis], size, *shape[first.axis + 1 :]), x.varies)
+
+
+def _through(op, x: Joined) -> tuple[int, Callable[[int], dict]]:
+    """Where an operation has the axis of tokens, and its parameters for a part of some size."""
+    axis, p, total = x.axis, op.params, sum(x.sizes)
+
+    def fixed(_) -> dict:
+        return {}
+
+    if op.name in ELEMENTWISE or op.name == "custom_jvp_call":
+        return axis, fixed
+    if op.name == "transpose":
+        return tuple(p["permutation"]).index(axis), fixed
+    if op.name in _REDUCTIONS and axis not in p["axes"]:
+        return axis - sum(a < axis for a in p["axes"]), fixed
+    if op.name == "squeeze" and axis not in p["dimensions"]:
+        return axis - sum(a < axis for a in p["dimensions"]), fixed
+    if op.name == "split" and axis != p["axis"]:
+        return axis, fixed
+    if op.name == "concatenate" and axis != p["dimension"]:
+        return axis, fixed
+    if op.name == "broadcast_in_dim":
+        at, name = p["broadcast_dimensions"][axis], "shape"
+    elif op.name in _SLICES:
+        at, name = axis, _SLICES[op.name]
+    elif op.name == "reshape" and p.get("dimensions") is None:
+        (before,), name = op.in_shapes[:1], "new_sizes"
+        ahead, after = math.prod(before[:axis]), p["new_sizes"]
+        places = (i for i, side in enumerate(after) if side == total)
+        at = next((i for i in places if math.prod(after[:i]) == ahead), None)
+    else:
+        at, name = None, ""
+    if at is None:
+        raise Declined("mixes pixels' tokens with the others that are joined to them")
+    sides = tuple(p[name])
+    return at, lambda size: {name: (*sides[:at], size, *sides[at + 1 :])}
+
+
+def _chosen(context, op, x: Joined):
+    """Some of the parts, each as it is; None where an operation slices another axis."""
+    begin, end = _range(context, op, x.axis)
+    edges = [sum(x.sizes[:i]) for i in range(len(x.sizes) + 1)]
+    others = [a for a in range(len(op.in_shapes[0])) if a != x.axis]
+    if (begin, end) == (0, edges[-1]):
+        return None
+    if any(_range(context, op, a) != (0, op.in_shapes[0][a]) for a in others):
+        raise Declined("cuts a part out of space")
+    if begin not in edges or end not in edges:
+        raise Declined("cuts a part out of space")
+    chosen = slice(edges.index(begin), edges.index(end))
+    parts, sizes = x.parts[chosen], x.sizes[chosen]
+    if len(parts) == 1:
+        return parts[0]
+    if not any(isinstance(part, Blocked) for part in parts):
+        raise Declined("cuts a part out of space")
+    return Joined(parts, x.axis, sizes)
+
+
+def _range(context, op, axis: int) -> tuple[int, int]:
+    """What an operation keeps of an axis, without gaps."""
+    p = op.params
+    if op.name == "slice":
+        if p["strides"] and p["strides"][axis] != 1:
+            raise Declined("cuts a part out of space")
+        return int(p["start_indices"][axis]), int(p["limit_indices"][axis])
+    start, size = context.program.static(op.inputs[1 + axis]), p["slice_sizes"][axis]
+    if start is None:
+        raise Declined("slices at a place that is computed")
+    start = min(max(int(start), 0), op.in_shapes[0][axis] - size)
+    return start, start + size
+
+
+def _product(context, op, operands: list, run: Callable) -> list:
+    """Dense layers, and attention: the side that stays apart in parts, all of the other."""
+    kept = keeps_apart(context, op, *operands)
+    if kept is None:
+        raise Declined("mixes pixels with pixels")
+    x, other = operands[kept], operands[1 - kept]
+    if isinstance(other, Joined):
+        other = context.whole(other)
+
+    def sides(part) -> list:
+        return [other, part] if kept else [part, other]
+
+    if not isinstance(x, Joined):
+        return run(context, op, sides(x))[0]
+    results = [_run(context, op, {}, sides(part), run) for part in x.parts]
+    return _rejoined(results, x, result_axis(op, kept, x.axis))
