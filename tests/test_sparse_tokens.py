@@ -80,6 +80,14 @@ def vision_transformer(p, x):
     return x[:, 1:] * jnp.tanh(x[:, :1]), x[:, 0]
 
 
+def more_and_more(p, x):
+    x = with_class(p, x)
+    four = jnp.broadcast_to(p["place"][:, :4], (x.shape[0], 4, C))
+    x = jnp.concatenate([x[:, :1], four, x[:, 1:]], axis=1)
+    x = jnp.concatenate([x, jnp.tanh(x[:, :5])], axis=1)
+    return jnp.exp(x[:, :-5]), x[:, :5]
+
+
 def registers(p, x):  # behind the pixels' tokens, and dropped after one layer
     four = jnp.broadcast_to(p["place"][:, :4], (x.shape[0], 4, C))
     x = jnp.concatenate([x, four], axis=1)
@@ -92,6 +100,22 @@ def windows(p, x):  # attention within windows of 2 x 2
     x = x.reshape(-1, H // 2, W // 2, 4, C)
     scores = jax.nn.softmax(jnp.einsum("nhwqc,nhwkc->nhwqk", x, x), axis=-1)
     return jnp.einsum("nhwqk,nhwkc->nhwqc", scores, x)
+
+
+def windows_as_a_batch(p, x):
+    n, side = x.shape[0], (H // 2, 2, W // 2, 2)
+    x = x.reshape(n, *side, C).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 4, C)
+    query, key = jax.nn.relu(x).reshape(-1, 4, 2, C // 2), jnp.tanh(x).reshape(-1, 4, 2, C // 2)
+    bias = p["place"].reshape(-1)[:32].reshape(2, 4, 4)
+    scores = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", query, key) + bias[None], axis=-1)
+    x += jnp.einsum("bhqk,bkhd->bqhd", scores, key).reshape(x.shape)
+    x = x.reshape(n, H // 2, W // 2, 2, 2, C).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, H, W, C).reshape(n, H * W, C) @ p["dense"]
+
+
+def weighted(p, x):  # tokens' own products, pixel by pixel
+    pairs = jnp.einsum("ntc,ntd->ntcd", x, jnp.tanh(x))
+    return jnp.einsum("ntcd,ntd->ntc", pairs, x)
 
 
 ON_BLOCKS = {
@@ -112,9 +136,14 @@ ON_BLOCKS = {
     "attend_to_few": attend_to_few,
     "attend_pixels": attend_pixels,
     "windows": windows,
+    "windows_as_a_batch": windows_as_a_batch,
+    "weighted": weighted,
+    "flat": lambda p, x: (jnp.tanh(x.reshape(-1, C)) @ p["dense"]).reshape(*x.shape[:2], 4),
+    "all_flat": lambda p, x: x.reshape(-1, C) + p["place"][0, :1],
     "class_token": lambda p, x: with_class(p, x)[:, 1:],
     "vision_transformer": vision_transformer,
     "registers": registers,
+    "more_and_more": more_and_more,
     "class_and_heads": lambda p, x: jnp.tanh(
         with_class(p, x).reshape(-1, 1 + H * W, 2, C // 2).transpose(0, 2, 1, 3)
     )[:, :, 1:].sum(axis=1),
@@ -135,7 +164,9 @@ WHOLE = {
         x, p["stem"][0, :3, :1].repeat(C, 1), (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
     ),
     "pairs": lambda p, x: x.reshape(-1, H * W // 2, 2 * C),
-    "streams": lambda p, x: x.reshape(-1, C).reshape(x.shape),
+    "of_all_streams": lambda p, x: jnp.cumsum(x.reshape(-1, C), axis=0).reshape(x.shape),
+    "batch_cut": lambda p, x: x.reshape(-1, C)[1:],
+    "windows_across_blocks": lambda p, x: x.reshape(-1, H, 3, 4, C).mean(axis=3),
     "columns_first": lambda p, x: x.reshape(-1, H, W, C).swapaxes(1, 2).reshape(x.shape),
     "most": lambda p, x: x * (x.argmax(axis=1, keepdims=True) % 2),
     "by_covariance": by_covariance,

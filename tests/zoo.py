@@ -384,6 +384,17 @@ def integer_frames(p, x):
     return conv(x, p["head"]), (x > 0.5).sum(axis=-1)
 
 
+def computed_places(p, x):
+    # Places that depend on the frame, picked from resizings of two shapes.
+    x = conv(x, p["a"], 2)
+    n, h, w, c = x.shape
+    places = jnp.argsort(x.mean(axis=(2, 3)), axis=1)
+    pick = jax.vmap(lambda rows, places: rows[places])
+    wide = pick(jax.image.resize(x, (n, h, 2 * w, c), "nearest"), places)
+    tall = pick(jax.image.resize(conv(x, p["b"]), (n, 2 * h, w, c), "nearest"), places)
+    return conv(wide[:, :, ::2] + tall, p["b"])
+
+
 def whole_outputs(p, x):
     # What the whole frame gave is an output like any other: copied where nothing is executed.
     y = conv(x, p["a"], 2)
@@ -425,6 +436,7 @@ PLAIN = {
         16,
     ),
     "integer_frames": (integer_frames, {"a": (3, 3, 3, 6), "head": (3, 3, 6, 4)}, 16),
+    "computed_places": (computed_places, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6)}, 16),
     "whole_outputs": (whole_outputs, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 2)}, 16),
     "odd_outputs": (odd_outputs, {"a": (3, 3, 3, 6), "bias": (1, 1, 1, 6)}, 8),
 }

@@ -206,9 +206,10 @@ class Context:
         return cut[places[0], places[1], :, places[2]]
 
     def _apart(self, shape: tuple[int, ...], like: Blocked) -> tuple[int, ...]:
-        """A shape that meets `like`, of merged rows and columns, with these as two axes."""
-        at = like.axes[1]
-        apart = (1, 1) if shape[at] == 1 else self.shape(like.apart())[at : at + 2]
+        """A shape that meets `like`, which is merged, as it meets `like` apart."""
+        at, count = like.axes[1], 2 + like.batched
+        ones = shape[at] == 1
+        apart = (1,) * count if ones else self.shape(like.apart())[at : at + count]
         return (*shape[:at], *apart, *shape[at + 1 :])
 
     def as_blocked(self, value, axes: tuple[int, int, int]) -> Blocked | None:
@@ -245,7 +246,7 @@ def interpret(context: Context, args: list, records: list[Record] | None = None)
         if isinstance(operand, Constant):
             return operand.value
         if isinstance(values[operand], Resized) and not resized:
-            values[operand] = context.finish(values[operand]).same(key=f"{operand}_resize")
+            values[operand] = context.finish(values[operand])
         return values[operand]
 
     for op in program.ops:
@@ -254,7 +255,7 @@ def interpret(context: Context, args: list, records: list[Record] | None = None)
         context.taps, context.reason = None, ""
         results, where, reason = _run(context, op, operands)
         for number, result in zip(op.outputs, results, strict=True):
-            values[number] = _named(result, f"{number}_{op.name}")
+            values[number] = _named(result, number, op)
         if records is not None:
             found = (context.halo_read, context.moved, context.taps, context.reads_all)
             records.append(Record(op, where, reason, *found))
@@ -262,11 +263,15 @@ def interpret(context: Context, args: list, records: list[Record] | None = None)
     return [context.whole(x) if isinstance(x, Joined) else x for x in results]
 
 
-def _named(value, key: str):
+def _named(value, number: int, op: Op):
     """A new value with a name for its memory."""
     if isinstance(value, Joined):
-        return dataclasses.replace(value, parts=tuple(_named(part, key) for part in value.parts))
-    return value.same(key=key) if isinstance(value, Blocked) and value.key is None else value
+        parts = tuple(_named(part, number, op) for part in value.parts)
+        return dataclasses.replace(value, parts=parts)
+    if isinstance(value, Resized):
+        return dataclasses.replace(value, key=f"{number}_resize")
+    new = isinstance(value, Blocked) and value.key is None
+    return value.same(key=f"{number}_{op.name}") if new else value
 
 
 def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:

@@ -20,7 +20,8 @@ class Blocked:
 
     Tiles are always laid out `[K, h, w, *rest]`; `axes` says where the program has these three, so
     that transposing a value costs nothing and channels-first networks run channels-last. Where a
-    program has made one axis of rows and columns, as transformers' tokens, both stand at this one.
+    program has made one axis of rows and columns, as transformers' tokens, both stand at this one,
+    and so does N where streams are in it too, as windows are made a batch of.
 
     Attributes:
         tiles: [K, h, w, *rest], `rest` in the program's order.
@@ -52,9 +53,14 @@ class Blocked:
         return self.axes[1] == self.axes[2]
 
     @property
+    def batched(self) -> bool:
+        """Whether streams, rows and columns are one axis of the program."""
+        return len({*self.axes}) == 1
+
+    @property
     def rank(self) -> int:
         """The number of axes the program sees."""
-        return self.tiles.ndim - self.merged
+        return self.tiles.ndim - 3 + len({*self.axes})
 
     @property
     def rest(self) -> tuple[int, ...]:
@@ -75,11 +81,11 @@ class Blocked:
         return tuple(i for axis in axes for i, a in enumerate(self.order) if a == axis)
 
     def apart(self) -> "Blocked":
-        """This value with rows and columns as two axes of the program, one after the other."""
-        if not self.merged:
-            return self
+        """This value with all that is merged as axes of the program, one after the other."""
         n, at, _ = self.axes
-        return self.same(axes=(n + (n > at), at, at + 1))
+        if self.batched:
+            return self.same(axes=(at, at + 1, at + 2))
+        return self.same(axes=(n + (n > at), at, at + 1)) if self.merged else self
 
     def same(self, **changes) -> "Blocked":
         """Another view of the same tiles, with the same memory."""
@@ -102,12 +108,14 @@ class Resized:
         axes: where N, H and W stand in the program's shape now.
         maps: the map along rows and along columns, or None.
         dtype: of the result.
+        key: names the result's memory.
     """
 
     source: Blocked
     axes: tuple[int, int, int]
     maps: tuple[Any, Any]
     dtype: Any
+    key: str | None = None
 
     @property
     def rank(self) -> int:

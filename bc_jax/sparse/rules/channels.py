@@ -6,8 +6,9 @@ import numpy as np
 
 from bc_jax import lowering
 from bc_jax.sparse.rules.elementwise import leader
+from bc_jax.sparse.rules.joined import join
 from bc_jax.sparse.rules.registry import rule
-from bc_jax.sparse.values import Blocked, Declined, Joined, Whole
+from bc_jax.sparse.values import Blocked, Declined, Whole
 
 
 def _after_removing(axes: tuple[int, ...], removed) -> tuple[int, ...]:
@@ -86,8 +87,8 @@ def _not_space(x: Blocked, axis: int) -> None:
 def concatenate(context, op, *operands):
     """Along an axis that is not space; whole and constant parts are cut into tiles."""
     first = leader(operands)
-    if first.merged and op.params["dimension"] == first.axes[1]:
-        return _join(context, operands, first.axes[1])
+    if first.merged and not first.batched and op.params["dimension"] == first.axes[1]:
+        return join(context, operands, first.axes[1])
     _not_space(first, op.params["dimension"])
     axis = first.tile_axis(op.params["dimension"])
     tiles = []
@@ -99,17 +100,6 @@ def concatenate(context, op, *operands):
             shape = (*first.tiles.shape[:3], *part.shape[3:])
             tiles.append(jnp.broadcast_to(part, shape))
     return first.new(lowering.concatenate(tiles, axis=axis))
-
-
-def _join(context, operands, axis: int) -> Joined:
-    if sum(isinstance(x, Blocked) for x in operands) > 1:
-        raise Declined("joins pixels' tokens to one another")
-    parts = tuple(
-        x if isinstance(x, Blocked | Whole) else Whole(x, tuple(x.shape), varies=False)
-        for x in operands
-    )
-    shapes = [context.shape(x) if isinstance(x, Blocked) else x.shape for x in parts]
-    return Joined(parts, axis, tuple(shape[axis] for shape in shapes))
 
 
 @rule("split")

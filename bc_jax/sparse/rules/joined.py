@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from bc_jax.sparse.rules.attention import keeps_apart, result_axis
 from bc_jax.sparse.rules.elementwise import NAMES as ELEMENTWISE
@@ -21,6 +22,27 @@ _REDUCTIONS = (
 )
 # What says where a slice ends.
 _SLICES = {"slice": "limit_indices", "dynamic_slice": "slice_sizes"}
+
+
+def join(context, operands, axis: int) -> Joined:
+    """Tokens one after the other; pixels' among them are one operand's.
+
+    Raises:
+        Declined: where several operands have pixels.
+    """
+    parts, sizes = [], []
+    for x in operands:
+        if isinstance(x, Joined):
+            parts += x.parts
+            sizes += x.sizes
+        else:
+            blocked = isinstance(x, Blocked)
+            shape = context.shape(x) if blocked else tuple(x.shape)
+            parts.append(x if blocked or isinstance(x, Whole) else Whole(x, shape, varies=False))
+            sizes.append(shape[axis])
+    if sum(isinstance(x, Blocked) for x in parts) != 1:
+        raise Declined("joins pixels' tokens to one another")
+    return Joined(tuple(parts), axis, tuple(sizes))
 
 
 def run_joined(context, op, operands: list, run: Callable) -> list:
@@ -38,6 +60,8 @@ def run_joined(context, op, operands: list, run: Callable) -> list:
     if op.name == "dot_general":
         return _product(context, op, operands, run)
     first = next(x for x in operands if isinstance(x, Joined))
+    if op.name == "concatenate" and op.params["dimension"] == first.axis:
+        return [join(context, operands, first.axis)]
     if op.name in _SLICES and (chosen := _chosen(context, op, first)) is not None:
         return [chosen]
     axis, changes = _through(op, first)
@@ -105,7 +129,7 @@ def _through(op, x: Joined) -> tuple[int, Callable[[int], dict]]:
         return axis - sum(a < axis for a in p["dimensions"]), fixed
     if op.name == "split" and axis != p["axis"]:
         return axis, fixed
-    if op.name == "concatenate" and axis != p["dimension"]:
+    if op.name == "concatenate":
         return axis, fixed
     if op.name == "broadcast_in_dim":
         at, name = p["broadcast_dimensions"][axis], "shape"
@@ -131,17 +155,17 @@ def _chosen(context, op, x: Joined):
     others = [a for a in range(len(op.in_shapes[0])) if a != x.axis]
     if (begin, end) == (0, edges[-1]):
         return None
-    if any(_range(context, op, a) != (0, op.in_shapes[0][a]) for a in others):
-        raise Declined("cuts a part out of space")
-    if begin not in edges or end not in edges:
+    apart = all(_range(context, op, a) == (0, op.in_shapes[0][a]) for a in others)
+    if not apart or begin not in edges or end not in edges:
         raise Declined("cuts a part out of space")
     chosen = slice(edges.index(begin), edges.index(end))
     parts, sizes = x.parts[chosen], x.sizes[chosen]
     if len(parts) == 1:
         return parts[0]
-    if not any(isinstance(part, Blocked) for part in parts):
-        raise Declined("cuts a part out of space")
-    return Joined(parts, x.axis, sizes)
+    if any(isinstance(part, Blocked) for part in parts):
+        return Joined(parts, x.axis, sizes)
+    array = jnp.concatenate([plain(part) for part in parts], x.axis)
+    return Whole(array, tuple(array.shape))
 
 
 def _range(context, op, axis: int) -> tuple[int, int]:

@@ -84,7 +84,7 @@ def _alike(op, lhs: Blocked, rhs: Blocked) -> bool:
     """Whether two blocked values meet pixel by pixel."""
     pairs = list(zip(*op.params["dimension_numbers"][1], strict=True))
     meet = all((a, b) in pairs for a, b in zip(lhs.axes, rhs.axes, strict=True))
-    return meet and not lhs.merged and lhs.tiles.shape[1:3] == rhs.tiles.shape[1:3]
+    return meet and lhs.tiles.shape[1:3] == rhs.tiles.shape[1:3]
 
 
 def _per_pixel(op, lhs: Blocked, rhs: Blocked) -> Blocked:
@@ -96,11 +96,8 @@ def _per_pixel(op, lhs: Blocked, rhs: Blocked) -> Blocked:
         lhs.tiles,
         rhs.tiles,
         (
-            (
-                tuple(lhs.tile_axis(a) for a in lhs_contract),
-                tuple(rhs.tile_axis(b) for b in rhs_contract),
-            ),
-            (tuple(lhs.tile_axis(a) for a, _ in batch), tuple(rhs.tile_axis(b) for _, b in batch)),
+            (lhs.tile_axes(lhs_contract), rhs.tile_axes(rhs_contract)),
+            (lhs.tile_axes(a for a, _ in batch), rhs.tile_axes(b for _, b in batch)),
         ),
         op.params["precision"],
         op.params["preferred_element_type"],
@@ -155,7 +152,7 @@ def finish_resize(context, x: Resized) -> Blocked:
         if axis_map is not None:
             place = context.blocks.coordinates[1 + along]
             tiles = lowering.apply_axis_map(tiles, axis_map, place, 1 + along, x.dtype)
-    return Blocked(tiles, x.axes)
+    return Blocked(tiles, x.axes, key=x.key)
 
 
 @rule("gather")

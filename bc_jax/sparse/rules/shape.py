@@ -59,7 +59,7 @@ def broadcast_in_dim(context, op, x, *dynamic):
 def reshape(context, op, x):
     """Splits and merges axes as long as blocks stay apart (depth-to-space, head splitting).
 
-    Rows and columns may become one axis, and two again.
+    Rows and columns may become one axis, or streams, rows and columns, and be apart again.
     """
     x = leader([x]).apart()
     if op.params.get("dimensions") is not None:
@@ -68,25 +68,31 @@ def reshape(context, op, x):
     try:
         return _reshape(context, x, after)
     except Declined:
-        at = _merging(context.shape(x), after, x.axes)
-        if at is None:
+        merging = _merging(context.shape(x), after, x.axes)
+        if merging is None:
             raise
-    apart = (*after[:at], *(context.shape(x)[a] for a in x.axes[1:]), *after[at + 1 :])
+    at, axes = merging
+    apart = (*after[:at], *(context.shape(x)[a] for a in axes), *after[at + 1 :])
     result = _reshape(context, x, apart)
     n, *space = result.axes
-    if space != [at, at + 1]:
+    if (n, *space)[-len(axes) :] != tuple(range(at, at + len(axes))):
         raise Declined("merges an axis of space into another")
-    return result.same(axes=(n - (n > at), at, at))
+    n = at if len(axes) == 3 else n - (n > at)
+    return result.same(axes=(n, at, at))
 
 
-def _merging(before, after, axes) -> int | None:
-    """The axis that rows and columns, one after the other, are merged into; None for none."""
-    _, rows, columns = axes
-    if columns != rows + 1:
-        return None
-    size, ahead = before[rows] * before[columns], math.prod(before[:rows])
-    places = (i for i, side in enumerate(after) if side == size)
-    return next((i for i in places if math.prod(after[:i]) == ahead), None)
+def _merging(before, after, axes) -> tuple[int, tuple[int, ...]] | None:
+    """Where rows and columns, or streams too, become one axis, and those axes; None if nowhere."""
+    for merged in (axes[1:], axes):
+        if merged != tuple(range(merged[0], merged[0] + len(merged))):
+            continue
+        size, ahead = math.prod(before[a] for a in merged), math.prod(before[: merged[0]])
+        places = [i for i, side in enumerate(after) if side == size]
+        # Streams keep an axis of their own where the new shape has one for them.
+        kept = [i for i in places if math.prod(after[:i]) == ahead and i >= len(axes) - len(merged)]
+        if kept:
+            return kept[0], merged
+    return None
 
 
 def _reshape(context, x: Blocked, after: tuple[int, ...]) -> Blocked:
