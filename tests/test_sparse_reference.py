@@ -345,7 +345,7 @@ def transformer_reference(f, x):
 
 CLASS = weights(
     stem=(4, 4, 3, 8), first=(1, 1, 8), place=(1, 97, 8), qkv=(8, 24), out=(8, 8), grow=(8, 16),
-    shrink=(16, 8), head=(1, 1, 8, 4), more=(1,),
+    shrink=(16, 8), head=(1, 1, 8, 4),
 )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def network(operation):
     return lambda params, frames: operation(params, tokens_of(params, frames))
 
 
-def batch_norm(p, x):
+def layer_norm(p, x):
     return (x - x.mean(axis=-1, keepdims=True)) * lax.rsqrt(x.var(axis=-1, keepdims=True) + 1e-5)
 
 
@@ -76,7 +76,7 @@ def vision_transformer(p, x):
     scores = jax.nn.softmax(jnp.einsum("nqhd,nkhd->nhqk", query, key), axis=-1)
     mixed = jnp.einsum("nhqk,nkhd->nqhd", scores, value).reshape(*x.shape[:2], 4)
     x += mixed @ p["dense"].T
-    x += jax.nn.relu(batch_norm(p, x) @ p["dense"]) @ p["dense"].T
+    x += jax.nn.relu(layer_norm(p, x) @ p["dense"]) @ p["dense"].T
     return x[:, 1:] * jnp.tanh(x[:, :1]), x[:, 0]
 
 
@@ -121,7 +121,7 @@ def weighted(p, x):  # tokens' own products, pixel by pixel
 ON_BLOCKS = {
     "dense": lambda p, x: jax.nn.gelu(x @ p["dense"]) @ p["dense"].T,
     "place": lambda p, x: x + p["place"],
-    "norm": batch_norm,
+    "norm": layer_norm,
     "gate": gate,
     "heads": lambda p, x: x.reshape(-1, H * W, 2, C // 2).transpose(0, 2, 1, 3),
     "channels_first": lambda p, x: x.transpose(0, 2, 1),

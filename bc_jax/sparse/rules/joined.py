@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from bc_jax.sparse.rules.attention import keeps_apart, result_axis
 from bc_jax.sparse.rules.elementwise import NAMES as ELEMENTWISE
+from bc_jax.sparse.rules.shape import place_after
 from bc_jax.sparse.values import Blocked, Declined, Joined, Whole, plain
 
 _REDUCTIONS = (
@@ -136,10 +137,8 @@ def _through(op, x: Joined) -> tuple[int, Callable[[int], dict]]:
     elif op.name in _SLICES:
         at, name = axis, _SLICES[op.name]
     elif op.name == "reshape" and p.get("dimensions") is None:
-        (before,), name = op.in_shapes[:1], "new_sizes"
-        ahead, after = math.prod(before[:axis]), p["new_sizes"]
-        places = (i for i, side in enumerate(after) if side == total)
-        at = next((i for i in places if math.prod(after[:i]) == ahead), None)
+        name = "new_sizes"
+        at = place_after(p[name], total, math.prod(op.in_shapes[0][:axis]))
     else:
         at, name = None, ""
     if at is None:

@@ -87,12 +87,17 @@ def _merging(before, after, axes) -> tuple[int, tuple[int, ...]] | None:
         if merged != tuple(range(merged[0], merged[0] + len(merged))):
             continue
         size, ahead = math.prod(before[a] for a in merged), math.prod(before[: merged[0]])
-        places = [i for i, side in enumerate(after) if side == size]
         # Streams keep an axis of their own where the new shape has one for them.
-        kept = [i for i in places if math.prod(after[:i]) == ahead and i >= len(axes) - len(merged)]
-        if kept:
-            return kept[0], merged
+        at = place_after(after, size, ahead, first=len(axes) - len(merged))
+        if at is not None:
+            return at, merged
     return None
+
+
+def place_after(shape, size: int, ahead: int, first: int = 0) -> int | None:
+    """The axis of a new shape, from the `first` on, of a size and with as many elements ahead."""
+    places = (i for i, side in enumerate(shape) if side == size and i >= first)
+    return next((i for i in places if math.prod(shape[:i]) == ahead), None)
 
 
 def _reshape(context, x: Blocked, after: tuple[int, ...]) -> Blocked:
