@@ -246,6 +246,22 @@ def test_a_gpus_single_feature_is_one_product(how, dtype):
     close(convolve_on_gpu(tiles, weights, how), convolve_plainly(tiles, weights, how), dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("strides, sides", [((2, 2), (8, 6)), ((2, 3), (9, 7))])
+def test_a_gpus_strided_pixel_is_a_product_of_every_other_pixel(strides, sides, dtype):
+    tiles, weights = random(2, *sides, 8, dtype=dtype), random(1, 1, 8, 4, dtype=dtype)
+    how = Convolution(strides=strides)
+    results = []
+    for way in (convolve_on_gpu, convolve_plainly):
+        total = lambda t, k, way=way: (way(t, k, how).astype(jnp.float32) ** 2).sum()  # noqa: E731
+        results.append((way(tiles, weights, how), *jax.grad(total, (0, 1))(tiles, weights)))
+    for made, plain in zip(*results, strict=True):
+        close(made, plain, dtype)
+    closed = jax.make_jaxpr(lambda t, k: convolve_on_gpu(t, k, how))(tiles, weights)
+    names = [e.primitive.name for e in closed.eqns]
+    assert "optimization_barrier" in names and "conv_general_dilated" not in names
+
+
 @pytest.mark.parametrize("channels, dtype, read", [(26, "float32", 28), (26, "bfloat16", 26)])
 def test_a_gpus_channels_fill_words_of_float32(channels, dtype, read):
     tiles, weights = random(2, 6, 7, channels, dtype=dtype), random(3, 3, channels, 8, dtype=dtype)

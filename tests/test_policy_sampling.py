@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bc_jax.policy import fill_capacity, log_prob, sample_grid, topk_grid
+from bc_jax.policy import fill_capacity, log_prob, sample_grid, sampling, topk_grid
+from bc_jax.policy.sampling import rank
 
 
 def test_samples_follow_the_probabilities():
@@ -55,6 +56,17 @@ def test_fill_capacity_follows_the_rule(seed, capacity):
     np.testing.assert_array_equal(filled, _filled(grid, scores, capacity))
     forced = fill(grid, scores, capacity=capacity, required=required)
     np.testing.assert_array_equal(forced, _filled(grid, scores, capacity, required))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_blocks_are_ranked_as_few_are(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    tier = jnp.asarray(rng.integers(0, 3, 60))
+    scores = jnp.asarray(rng.integers(-4, 4, 60), jnp.float32).at[7].set(-jnp.inf)  # with ties
+    few = rank(tier, scores)
+    monkeypatch.setattr(sampling, "_FEW", 0)
+    np.testing.assert_array_equal(rank(tier, scores), few)
+    assert sorted(few.tolist()) == list(range(60))
 
 
 def test_fill_capacity_by_hand():

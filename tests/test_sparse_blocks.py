@@ -9,8 +9,9 @@ import pytest
 from equations import all_equations
 
 from bc_jax import blockcopy, lowering, sparse
-from bc_jax.lowering import backend
+from bc_jax.lowering import backend, halo_lines
 from bc_jax.lowering.surround import surround_in_place, surround_plainly
+from bc_jax.sparse import blocks as blocks_module
 from bc_jax.sparse.halo import (
     Frames,
     Strips,
@@ -32,7 +33,14 @@ def blocks_of(grid: np.ndarray, capacity: int | None = None) -> sparse.Blocks:
     return sparse.Blocks(index, grid.shape)
 
 
-def test_index_is_row_major_and_padded_with_no_block():
+@pytest.fixture(params=["few blocks", "many blocks"])
+def count(request, monkeypatch):
+    """An index is found by comparing, or by counting and scattering."""
+    if request.param == "many blocks":
+        monkeypatch.setattr(blocks_module, "_FEW", 0)
+
+
+def test_index_is_row_major_and_padded_with_no_block(count):
     grid = np.zeros((N, GH, GW), bool)
     grid[0, 1, 2] = grid[1, 0, 3] = True
     index = sparse.block_index(jnp.asarray(grid), capacity=4)
@@ -41,12 +49,12 @@ def test_index_is_row_major_and_padded_with_no_block():
     np.testing.assert_array_equal(index, [6, 15, 24, 24])
 
 
-def test_index_keeps_the_first_blocks_where_there_are_more():
+def test_index_keeps_the_first_blocks_where_there_are_more(count):
     index = sparse.block_index(jnp.ones((N, GH, GW), bool), capacity=3)
     np.testing.assert_array_equal(index, [0, 1, 2])
 
 
-def test_executed_grid_undoes_the_index():
+def test_executed_grid_undoes_the_index(count):
     grid = grids()
     np.testing.assert_array_equal(sparse.executed_grid(blocks_of(grid)), grid)
 
@@ -130,9 +138,11 @@ def test_a_layer_adds_few_operations(dilation, most):
 @pytest.fixture
 def at_once(monkeypatch):
     """Halos are exchanged by a GPU's kernel, which is interpreted."""
+    monkeypatch.setattr(halo_lines, "exchanges_at_once", lambda *_: True)
     monkeypatch.setattr(lowering, "exchanges_at_once", lambda *_: True)
-    interpreted = functools.partial(lowering.exchange, interpret=True)
-    monkeypatch.setattr(lowering, "exchange", interpreted)
+    for name in ("exchange", "exchange_and_pool"):
+        interpreted = functools.partial(getattr(lowering, name), interpret=True)
+        monkeypatch.setattr(lowering, name, interpreted)
 
 
 # Strips (narrow, some sides only), and frames: wide, beyond a tile, beyond two.
@@ -200,6 +210,41 @@ def test_a_kernel_exchanges_narrower_halos_than_are_kept(halo):
         tiles, memory.array, blocks.index, blocks.slots, how, interpret=True
     )
     plain, after = exchange_plainly(tiles, memory, blocks, halo=sparse.Halo(*halo), pad_value=7.0)
+    np.testing.assert_array_equal(array, after.array)
+    np.testing.assert_array_equal(made[:executed], plain[:executed])
+
+
+# (size, strides) of a window, and the halo that it reads.
+POOLS = [
+    ((3, 3), (2, 2), (1, 0, 1, 0)),
+    ((3, 3), (1, 1), (1, 1, 1, 1)),
+    ((2, 5), (2, 1), (0, 0, 3, 1)),
+    ((5, 5), (2, 5), (1, 2, 0, 0)),
+    ((29, 3), (2, 1), (14, 13, 2, 0)),
+    ((3, 25), (4, 1), (0, 0, 12, 12)),
+]
+
+
+@pytest.mark.parametrize("name", ["reduce_window_max", "reduce_window_min"])
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+@pytest.mark.parametrize("size, strides, halo", POOLS)
+def test_a_kernel_pools_what_the_exchange_and_then_pooling_show(name, dtype, size, strides, halo):
+    rng, shape, tile = np.random.default_rng(0), (N, GH, GW), (12, 10, 3)
+    halo = sparse.Halo(*halo)
+    memory = memory_shape(halo, shape, tile, dtype)
+    memory = jax.tree.map(lambda s: jnp.asarray(rng.integers(-99, 99, s.shape), dtype), memory)
+    blocks = blocks_of(grids(), N * GH * GW)
+    executed = int(grids().sum())
+    tiles = jnp.asarray(rng.integers(-99, 99, (blocks.capacity, *tile)), dtype)
+    nothing = 2**31 - 1 if dtype == "int32" else np.inf
+    nothing = -nothing if name == "reduce_window_max" else nothing
+    frames = isinstance(memory, Frames)
+    how = lowering.Exchange(shape, tile, tuple(halo), tuple(halo), frames, nothing)
+    made, array = lowering.exchange_and_pool(
+        tiles, memory.array, blocks.index, blocks.slots, how, (name, size, strides), interpret=True
+    )
+    padded, after = exchange_plainly(tiles, memory, blocks, halo=halo, pad_value=nothing)
+    plain = lowering.pool(padded, name, size=size, strides=strides, dilation=(1, 1))
     np.testing.assert_array_equal(array, after.array)
     np.testing.assert_array_equal(made[:executed], plain[:executed])
 

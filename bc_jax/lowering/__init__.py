@@ -8,7 +8,9 @@ from bc_jax.lowering.backend import compiler_options, jit, on_cpu, on_gpu
 from bc_jax.lowering.bits import concatenate, moves
 from bc_jax.lowering.convolution import Convolution, best_ready, convolve, kernel_order, make_ready
 from bc_jax.lowering.gradient import input_gradient, kernel_gradient
-from bc_jax.lowering.halo_exchange import Exchange, exchange, exchanges_at_once
+from bc_jax.lowering.halo_exchange import exchange
+from bc_jax.lowering.halo_lines import Exchange, exchanges_at_once
+from bc_jax.lowering.halo_pool import exchange_and_pool, pools_at_once
 from bc_jax.lowering.pool import pool
 from bc_jax.lowering.product import dot_general
 from bc_jax.lowering.resample import apply_axis_map, axis_map
@@ -20,6 +22,7 @@ from bc_jax.lowering.winograd import SummedKernel
 __all__ = [
     "Convolution", "Exchange", "SummedKernel", "apply_axis_map", "axis_map", "best_ready",
     "compiler_options", "concatenate", "convolve", "convolve_taps", "dot_general", "exchange",
-    "exchanges_at_once", "input_gradient", "jit", "kernel_gradient", "kernel_order", "make_ready",
-    "moves", "on_cpu", "on_gpu", "pool", "reads_taps", "sum_rows", "surround",
+    "exchange_and_pool", "exchanges_at_once", "input_gradient", "jit", "kernel_gradient",
+    "kernel_order", "make_ready", "moves", "on_cpu", "on_gpu", "pool", "pools_at_once",
+    "reads_taps", "sum_rows", "surround",
 ]  # fmt: skip

@@ -32,6 +32,9 @@ _OPTIONS = {
         # has it, they leave gaps between themselves and all else.
         _GRAPHS: _KINDS + ",CONVOLUTION",
         "xla_gpu_graph_min_graph_size": "1",
+        # cuBLAS adds bias, residual and ReLU to a product; Triton's kernels leave sums of other
+        # results to a kernel of their own.
+        "xla_gpu_enable_triton_gemm": False,
         # Within a graph, kernels that do not need each other run side by side.
         _ORDER: "CONCURRENT",
     },
@@ -82,7 +85,7 @@ def jit(function: Callable, *, in_order: bool = False, **options) -> Callable:
 
 def compiler_options(
     *, in_order: bool = False, bfloat16: bool = False, once: bool = False
-) -> dict[str, str | int]:
+) -> dict[str, str | int | bool]:
     """What to give `jax.jit(..., compiler_options=)` for block-sparse programs on this backend.
 
     Args:
@@ -115,7 +118,7 @@ def _convolves_while_compiling() -> bool:
 
 
 @functools.cache
-def _has(name: str, value: str | int) -> bool:
+def _has(name: str, value: str | int | bool) -> bool:
     try:
         jax.jit(jax.lax.optimization_barrier, compiler_options={name: value}).lower(0).compile()
     except Exception:  # a version of XLA without the option, or the need of it

@@ -171,8 +171,11 @@ def convolve_on_gpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> ja
             return _by_patches(tiles, kernel, how)
         if tiles.dtype == kernel.dtype == jnp.float32:
             tiles, kernel = _with_whole_words(tiles, 3), _with_whole_words(kernel, 2)
-    # XLA's GPU backend has one kernel for a convolution with strides and two for a product with
-    # them, and aborts where it fuses the two after a reshape (JAX 0.10 and 0.11).
+    if alone and kernel.shape[:2] == _NONE != how.strides and not _pads(how.padding):
+        # A product that reads every other pixel; XLA's GPU backend aborts where it makes the two
+        # one after a reshape (JAX 0.10 and 0.11).
+        read = jax.lax.optimization_barrier(tiles[:, :: how.strides[0], :: how.strides[1]])
+        return multiply(read, kernel[0, 0], how.precision, how.preferred)
     fits = convolve_plainly if how.strides == _NONE else _convolve
     return fits(tiles, kernel, how)
 

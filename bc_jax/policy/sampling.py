@@ -3,6 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+# Blocks that are compared with each other: one kernel on a GPU, where sorting takes several.
+_FEW = 512
+
 
 def sample_grid(key: jax.Array, logits: jax.Array) -> jax.Array:
     """Samples a_b ~ Bernoulli(sigmoid(logits)) for every block; bool, the shape of `logits`."""
@@ -60,6 +63,21 @@ def fill_capacity(
     if required is not None:
         tier = jnp.where(required, 2, tier)
     scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
-    order = jnp.lexsort((-scores.ravel(), -tier.ravel()))
-    chosen = jnp.zeros(grid.size, bool).at[order].set(jnp.arange(grid.size) < capacity)
-    return chosen.reshape(grid.shape)
+    return (rank(tier.ravel(), scores.ravel()) < capacity).reshape(grid.shape)
+
+
+def rank(tier: jax.Array, scores: jax.Array) -> jax.Array:
+    """How many come before each: int32 [B]; highest tier first, then highest score, then place."""
+    places = jnp.arange(tier.size, dtype=jnp.int32)
+    if tier.size > _FEW:
+        order = jnp.lexsort((-scores, -tier))
+        return jnp.zeros_like(places).at[order].set(places)
+
+    def before(a, b):  # whether the one of `a` comes before that of `b`
+        (a_tier, a_score, a_place), (b_tier, b_score, b_place) = a, b
+        later = (a_score == b_score) & (a_place < b_place)
+        return (a_tier > b_tier) | (a_tier == b_tier) & ((a_score > b_score) | later)
+
+    mine = (tier, scores, places)
+    met = before([x[None, :] for x in mine], [x[:, None] for x in mine])
+    return met.sum(axis=1, dtype=jnp.int32)

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from bc_jax import lowering
 
+# Comparisons that find an index, in fewer kernels of a GPU than counting and scattering.
+_FEW = 2**18
+
 
 @jax.tree_util.register_pytree_node_class
 class Blocks:
@@ -86,6 +89,10 @@ def block_index(grid: jax.Array, *, capacity: int) -> jax.Array:
         int32 [K]; unused places hold N * Gh * Gw, "no block".
     """
     flat = grid.reshape(-1)
+    if capacity * flat.size <= _FEW:
+        upto = jnp.cumsum(flat, dtype=jnp.int32)
+        places = jnp.arange(capacity, dtype=jnp.int32)
+        return (upto[None, :] <= places[:, None]).sum(axis=1, dtype=jnp.int32)
     return jnp.flatnonzero(flat, size=capacity, fill_value=flat.size).astype(jnp.int32)
 
 

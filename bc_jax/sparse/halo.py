@@ -180,6 +180,19 @@ def exchange_halo(
     return exchange_plainly(tiles, memory, blocks, halo=halo, pad_value=pad_value)
 
 
+def exchange_and_pool(
+    tiles, memory: Memory, blocks: Blocks, window, *, halo: Halo, pad_value
+) -> tuple[jax.Array, Memory] | None:
+    """As `exchange_halo` and then `lowering.pool`, where one kernel does both; None elsewhere.
+
+    `window` is (name, size, strides) as `lowering.pool` takes them; `pad_value` changes no result.
+    """
+    how = _how(tiles, memory, blocks, halo, pad_value)
+    if not lowering.pools_at_once(tiles, memory.array, how, window):
+        return None
+    return _pool_at_once(how, window, tiles, memory, blocks)
+
+
 def write_tiles(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array:
     """As `bc_jax.sparse.blocks.combine`: frames without a border are a memory without a halo."""
     memory, tiles = Frames(dense, Halo()), tiles.astype(dense.dtype)
@@ -207,12 +220,14 @@ def exchange_plainly(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_v
     return read_halo(tiles, memory, blocks, halo=halo, pad_value=pad_value), memory
 
 
+def _flat(tiles: jax.Array) -> jax.Array:
+    return tiles.reshape(*tiles.shape[:3], -1)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _exchange_at_once(how: lowering.Exchange, tiles, memory: Memory, blocks: Blocks):
-    k, h, w, *rest = tiles.shape
-    flat = tiles.reshape(k, h, w, -1)
-    padded, array = lowering.exchange(flat, memory.array, blocks.index, blocks.slots, how)
-    return padded.reshape(*padded.shape[:3], *rest), memory.replace(array=array)
+    padded, array = lowering.exchange(_flat(tiles), memory.array, blocks.index, blocks.slots, how)
+    return padded.reshape(*padded.shape[:3], *tiles.shape[3:]), memory.replace(array=array)
 
 
 @_exchange_at_once.defjvp
@@ -223,6 +238,28 @@ def _exchange_jvp(how: lowering.Exchange, primals, tangents):
     )
     _, tangents = jax.jvp(plainly, tuple(primals), tuple(tangents[:2]))
     return _exchange_at_once(how, *primals, blocks), tangents
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _pool_at_once(how: lowering.Exchange, window, tiles, memory: Memory, blocks: Blocks):
+    pooled, array = lowering.exchange_and_pool(
+        _flat(tiles), memory.array, blocks.index, blocks.slots, how, window
+    )
+    return pooled.reshape(*pooled.shape[:3], *tiles.shape[3:]), memory.replace(array=array)
+
+
+@_pool_at_once.defjvp
+def _pool_jvp(how: lowering.Exchange, window, primals, tangents):
+    *primals, blocks = primals
+    name, size, strides = window
+
+    def plainly(tiles, memory):
+        halo = {"halo": Halo(*how.halo), "pad_value": how.pad_value}
+        padded, memory = exchange_plainly(tiles, memory, blocks, **halo)
+        return lowering.pool(padded, name, size=size, strides=strides, dilation=(1, 1)), memory
+
+    _, tangents = jax.jvp(plainly, tuple(primals), tuple(tangents[:2]))
+    return _pool_at_once(how, window, *primals, blocks), tangents
 
 
 def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:

@@ -105,6 +105,26 @@ class Context:
             :, top : top + halo.top + h + halo.bottom, left : left + halo.left + w + halo.right
         ]
 
+    def pool(self, x: Blocked, halo: Halo, pad_value, window) -> jax.Array | None:
+        """The tiles of `x` pooled, where one kernel does so and exchanges halos; None elsewhere.
+
+        Args:
+            x: the value.
+            halo: that the window reads.
+            pad_value: what changes no result.
+            window: (name, size, strides) as `lowering.pool` takes them.
+        """
+        if self.memory is None or not self.remembers(x) or halo == Halo():
+            return None
+        memory = self.memory["halos"]
+        wanted = {"halo": halo, "pad_value": pad_value}
+        pooled = halos.exchange_and_pool(x.tiles, memory[x.key], self.blocks, window, **wanted)
+        if pooled is None:
+            return None
+        self.halo_read = halo
+        result, memory[x.key] = pooled
+        return result
+
     def reads_kernel(self, operand: int | Constant, ready: Ready) -> None:
         """Notes how a convolution on blocks has its kernel, for what is made once."""
         if self.memory is None and isinstance(operand, int):

@@ -59,8 +59,12 @@ def window_axis(
     out = tile * gaps // stride
     before = low // gaps  # floor also where low is negative
     after = (out * stride - stride - low + reach) // gaps - (tile - 1)
-    if gaps == 1 and -stride < after < 0:
-        after = 0  # a last pixel that no result reads
+    if gaps == 1:
+        if -stride < after < 0:
+            after = 0  # last pixels that no result reads
+        if blocks == 1 and 0 <= after < before < after + stride:
+            after = before  # likewise: padding that is alike at both ends is a convolution's own
+        return Axis(before, after, (0, 0), out)
     pad_low = low - before * gaps
     have = (before + tile + after - 1) * gaps + 1
     pad_high = (out - 1) * stride + reach + 1 - pad_low - have
@@ -234,14 +238,17 @@ def pooling(context, op, x):
         )
         for i, a in enumerate(x.axes[1:])
     )
-    tiles = read_window(context, x, axes, x.pad_value if x.pad != NO_PAD else identity)
-    result = lowering.pool(
-        tiles,
-        op.name,
-        size=tuple(p["window_dimensions"][a] for a in x.axes[1:]),
-        strides=tuple(p["window_strides"][a] for a in x.axes[1:]),
-        dilation=tuple(p["window_dilation"][a] for a in x.axes[1:]),
+    pad_value = x.pad_value if x.pad != NO_PAD else identity
+    size, strides, dilation = (
+        tuple(p[name][a] for a in x.axes[1:])
+        for name in ("window_dimensions", "window_strides", "window_dilation")
     )
+    result = None
+    if pad_value == identity and dilation == (1, 1) and all(axis.before >= 0 for axis in axes):
+        result = context.pool(x, _halo(axes), pad_value, (op.name, size, strides))
+    if result is None:
+        tiles = read_window(context, x, axes, pad_value)
+        result = lowering.pool(tiles, op.name, size=size, strides=strides, dilation=dilation)
     return x.new(result)
 
 

@@ -1,0 +1,108 @@
+"""Pooling tiles with their surroundings on a GPU: one kernel, and no copy with a halo between.
+
+Each instance of the kernel makes one row of one tile's results.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from bc_jax.lowering import halo_lines
+from bc_jax.lowering.halo_exchange import ends_to_keep, move, pieces_of
+from bc_jax.lowering.halo_lines import Exchange, Line, Run, Tile
+from bc_jax.lowering.pool import POOL
+
+
+def pools_at_once(tiles, memory, how: Exchange, window) -> bool:
+    """Whether the kernel is there for this exchange and window, and arrays of these shapes."""
+    name, _, strides = window
+    whole = all(side % step == 0 for side, step in zip(how.tile, strides, strict=False))
+    pools = name in ("reduce_window_max", "reduce_window_min") and whole
+    return pools and halo_lines.exchanges_at_once(tiles, memory, how)
+
+
+def exchange_and_pool(tiles, memory, index, slots, how: Exchange, window, *, interpret=False):
+    """As `exchange`, and then `pool` of the result: maxima or minima.
+
+    Args:
+        tiles: [K, h, w, C].
+        memory: as `exchange` takes it.
+        index: likewise.
+        slots: likewise.
+        how: shapes and sides; what stands for everything outside the image changes no result.
+        window: (name, size, strides) as `pool` takes them, without dilation; the strides divide h
+            and w.
+        interpret: whether to run without a GPU, slowly, as tests do.
+
+    Returns:
+        [K, h / strides[0], w / strides[1], C], where results of "no block" are anything, and the
+        memory.
+    """
+    pallas, triton = halo_lines.pallas_triton()
+    h, w, channels = how.tile
+    _, _, (down, right) = window
+    shape = (len(tiles), h // down, w // right, channels)
+    results, kept = pallas.pallas_call(
+        functools.partial(_make_row, how=how, window=window, pallas=pallas, triton=triton),
+        out_shape=(
+            jax.ShapeDtypeStruct((math.prod(shape),), tiles.dtype),
+            jax.ShapeDtypeStruct((memory.size,), memory.dtype),
+        ),
+        grid=(shape[1], len(tiles)),
+        input_output_aliases={3: 1},
+        compiler_params=triton.CompilerParams(num_warps=halo_lines.WARPS),
+        interpret=interpret,
+        name="exchange_and_pool",
+    )(index, slots, tiles.reshape(-1), memory.reshape(-1))
+    return results.reshape(shape), kept.reshape(memory.shape)
+
+
+def _make_row(index, slots, tiles, memory, results, kept, *, how, window, pallas, triton):
+    """One row of one tile's results; all arrays are flat."""
+    (h, w, channels), (top, _, left, _) = how.tile, how.halo
+    name, (height, width), (down, right) = window
+    row, k = pallas.program_id(0), pallas.program_id(1)
+    tile = Tile.of(k, index, how)
+    lines = [Line.of(tile, row * down + i, how) for i in range(height)]
+    met = [run for line in lines for run in halo_lines.runs(line, slots, how)]
+    nothing = jnp.asarray(how.pad_value, tiles.dtype)
+    across = w // right
+    for start, size, mask in halo_lines.chunks(across * channels):
+        element = start + jax.lax.broadcasted_iota(jnp.int32, (size,), 0)
+        # Of what is not negative: with signs, Triton would not see that channels are neighbours.
+        column = jax.lax.div(element, channels) * right
+        channel = jax.lax.rem(element, channels)
+        read = []
+        for j in range(width):
+            for run in met:
+                pixels = _met_by(run, range(j - left, w + j - left, right), w)
+                if not pixels:
+                    continue
+                pixel = column + (j - left - run.step * w - run.first)
+                among = mask & (pixel >= 0) & (pixel < run.last - run.first)
+                at = pixel * channels + channel
+                for array, first, there in (
+                    (tiles, run.at_tile, run.from_tile),
+                    (memory, run.at_kept, run.from_kept),
+                ):
+                    place = array.at[first * channels + at]
+                    read.append(triton.load(place, mask=among & there, other=nothing))
+        place = pallas.ds(((k * (h // down) + row) * across) * channels + start, size)
+        triton.store(results.at[place], functools.reduce(POOL[name], read), mask=mask)
+    pieces = []
+    for i in range(down):
+        line = Line.of(tile, top + row * down + i, how)
+        places = halo_lines.rows_to_keep(line, how)
+        if places:
+            wanted = functools.reduce(jnp.logical_or, [wanted for _, wanted in places])
+            at_tile = (k * h + line.own) * w
+            pieces += pieces_of(how, w, at_tile, wanted, [(kept, *place) for place in places])
+        pieces += ends_to_keep(line, kept, how)
+    move(pieces, tiles, memory, how, pallas, triton)
+
+
+def _met_by(run: Run, places: range, w: int) -> range | list[int]:
+    """Which of a window's places along a row lie in a run; they are pixels of the tile."""
+    return [x for x in places if run.step * w + run.first <= x < run.step * w + run.last]
