@@ -184,24 +184,24 @@ def test_products_of_bfloat16_are_rounded_once(monkeypatch, lhs, rhs, numbers, p
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="compiler options of a CPU")
-def test_a_cpus_units_are_used_where_there_are_arrays_for_them(monkeypatch):
+def test_compiling_asks_what_arrays_there_are(monkeypatch):
     asked = []
 
-    def options(*, in_order=False, bfloat16=False):
-        asked.append(bfloat16)
+    def options(*, in_order=False, half=None):
+        asked.append(half)
         return {}
 
     monkeypatch.setattr(backend, "compiler_options", options)
     expected = {}
-    for dtype, units in (("float32", False), ("bfloat16", True), ("float16", False)):
+    for dtype, half in (("float32", None), ("bfloat16", "bfloat16"), ("float16", "float16")):
         sparse, args = call(dtype)
         expected[dtype] = np.asarray(sparse(*args)[0])
         out, _ = sparse.jit(donate_argnums=())(*args)
         np.testing.assert_allclose(np.float32(out), np.float32(expected[dtype]), 0.02, 0.02)
-        assert asked == [units], dtype
+        assert asked == [half], dtype
         asked.clear()
         sparse.jit().lower(*args).compile()
-        assert asked == [units], dtype
+        assert asked == [half], dtype
         asked.clear()
     # What a network computes in is seen of its state where its parameters are wide.
     params = jax.tree.map(lambda x: x.astype(jnp.float32), args[0])
@@ -210,7 +210,7 @@ def test_a_cpus_units_are_used_where_there_are_arrays_for_them(monkeypatch):
     )
     frames = args[2].astype(jnp.bfloat16)
     narrow.jit()(params, narrow.init(params, frames), frames, args[3])
-    assert asked == [True]
+    assert asked == ["bfloat16"]
     # Options that are given stay.
     asked.clear()
     blockcopy(network, 8).jit(compiler_options={}).lower(*call()[1])
@@ -223,11 +223,27 @@ def test_units_are_used_where_they_are_faster(monkeypatch, faster):
     monkeypatch.setattr(backend, "_has", lambda name, value: True)
     monkeypatch.setattr(backend, "multiplies_bfloat16", lambda: faster)
     plain = bc_jax.sparse.compiler_options()
-    assert plain == bc_jax.sparse.compiler_options(bfloat16=False)
-    chosen = bc_jax.sparse.compiler_options(bfloat16=True)
-    assert (chosen != plain) == faster
+    assert plain == bc_jax.sparse.compiler_options(half="float16")
+    assert (bc_jax.sparse.compiler_options(half="bfloat16") != plain) == faster
+
+
+@pytest.mark.parametrize("cache", [None, "/somewhere"])
+def test_a_gpus_products_of_halves_are_another_librarys_unless_they_come_from_disk(
+    monkeypatch, cache
+):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert bc_jax.sparse.compiler_options(bfloat16=True) == bc_jax.sparse.compiler_options()
+    monkeypatch.setattr(backend, "_has", lambda name, value: True)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", cache)
+    try:
+        single, *halves = (
+            bc_jax.sparse.compiler_options(half=half) for half in (None, "bfloat16", "float16")
+        )
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    other = {} if cache else {"xla_gpu_enable_triton_gemm": False}
+    assert halves == [single | other] * 2
 
 
 def test_units_are_looked_for_while_tracing():

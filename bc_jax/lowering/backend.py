@@ -17,6 +17,10 @@ _PRODUCTS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 # How much faster than float32 products of bfloat16 are where a CPU has units for them: twice.
 _GAIN = 1.2
 _ROUNDS = 25
+# cuBLAS adds bias, residual and ReLU to a product, where kernels of Triton leave sums of other
+# results to a kernel of their own.
+_TRITON = "xla_gpu_enable_triton_gemm"
+_HALVES = ("bfloat16", "float16")
 _OPTIONS = {
     "cpu": {
         # XLA's YNNPACK convolution is several times slower than its Eigen one on small images
@@ -32,9 +36,8 @@ _OPTIONS = {
         # has it, they leave gaps between themselves and all else.
         _GRAPHS: _KINDS + ",CONVOLUTION",
         "xla_gpu_graph_min_graph_size": "1",
-        # cuBLAS adds bias, residual and ReLU to a product; Triton's kernels leave sums of other
-        # results to a kernel of their own.
-        "xla_gpu_enable_triton_gemm": False,
+        # Products of the same array are not made one, whose results would be cut apart.
+        "xla_gpu_dot_merger_threshold_mb": 0,
         # Within a graph, kernels that do not need each other run side by side.
         _ORDER: "CONCURRENT",
     },
@@ -64,16 +67,13 @@ def jit(function: Callable, *, in_order: bool = False, **options) -> Callable:
     """
 
     @functools.cache
-    def compiled(bfloat16: bool) -> Callable:
-        chosen = compiler_options(in_order=in_order, bfloat16=bfloat16)
+    def compiled(half: str | None) -> Callable:
+        chosen = compiler_options(in_order=in_order, half=half)
         return jax.jit(function, compiler_options=chosen, **options)
 
-    if not on_cpu():
-        return compiled(False)
-
     def suits(*args, **kwargs) -> Callable:
-        leaves = jax.tree.leaves((args, kwargs))
-        return compiled(any(getattr(leaf, "dtype", None) == jnp.bfloat16 for leaf in leaves))
+        dtypes = {str(getattr(leaf, "dtype", None)) for leaf in jax.tree.leaves((args, kwargs))}
+        return compiled(next((half for half in _HALVES if half in dtypes), None))
 
     @functools.wraps(function, updated=())
     def call(*args, **kwargs):
@@ -84,25 +84,28 @@ def jit(function: Callable, *, in_order: bool = False, **options) -> Callable:
 
 
 def compiler_options(
-    *, in_order: bool = False, bfloat16: bool = False, once: bool = False
+    *, in_order: bool = False, half: str | None = None, once: bool = False
 ) -> dict[str, str | int | bool]:
     """What to give `jax.jit(..., compiler_options=)` for block-sparse programs on this backend.
 
     Args:
         in_order: for a program whose operations all need the one before, as those of a network on
             whole frames do: a GPU then looks for none to run side by side.
-        bfloat16: for a program of such arrays, which some CPUs have units for.
+        half: "bfloat16" or "float16" for a program of such arrays: some CPUs have units for the
+            first, and a GPU's products are of other libraries.
         once: for a program that runs once, which a CPU's compiler need not take pains with.
     """
     options = dict(_OPTIONS.get(jax.default_backend(), {}))
     if in_order:
         options.pop(_ORDER, None)
-    if bfloat16 and _YNNPACK in options and multiplies_bfloat16():
+    if half == "bfloat16" and _YNNPACK in options and multiplies_bfloat16():
         options[_YNNPACK] = _PRODUCTS
     if once and on_cpu():
         options["xla_backend_optimization_level"] = 1
     if _GRAPHS in options and not _convolves_while_compiling():
         options[_GRAPHS] = _KINDS
+    elif _GRAPHS in options and half:
+        options[_TRITON] = False
     return {name: value for name, value in options.items() if _has(name, value)}
 
 

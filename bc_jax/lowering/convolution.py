@@ -171,7 +171,8 @@ def convolve_on_gpu(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> ja
             return _by_patches(tiles, kernel, how)
         if tiles.dtype == kernel.dtype == jnp.float32:
             tiles, kernel = _with_whole_words(tiles, 3), _with_whole_words(kernel, 2)
-    if alone and kernel.shape[:2] == _NONE != how.strides and not _pads(how.padding):
+    single = kernel.shape[:2] == _NONE and not _pads(how.padding)
+    if alone and single and how.strides != _NONE and tiles.dtype.itemsize == 2:
         # A product that reads every other pixel; XLA's GPU backend aborts where it makes the two
         # one after a reshape (JAX 0.10 and 0.11).
         read = jax.lax.optimization_barrier(tiles[:, :: how.strides[0], :: how.strides[1]])
