@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bc_jax import PolicyConfig, Runner, blockcopy, models
+from bc_jax import PolicyConfig, Runner, blockcopy, lowering, models
 from bc_jax.sparse import compiler_options
 
 pytestmark = pytest.mark.gpu
@@ -19,11 +19,11 @@ BLOCK = 64
 
 
 def small_cnn(params, frames):
-    """Strides, a wide window, a grouped and a dilated convolution, and pooling."""
+    """Strides, a wide window, a grouped and a dilated convolution, a product, and pooling."""
     x = frames.astype(jnp.float32) / 255
     numbers = ("NHWC", "HWIO", "NHWC")
     for kernel, stride, dilation, groups in zip(
-        params, (2, 1, 1), (1, 2, 1), (1, 1, 4), strict=True
+        params, (2, 1, 1, 1), (1, 2, 1, 1), (1, 1, 4, 1), strict=True
     ):
         x = jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), "SAME", rhs_dilation=(dilation, dilation),
@@ -35,7 +35,7 @@ def small_cnn(params, frames):
 
 def cnn_network():
     rng = np.random.default_rng(0)
-    shapes = ((5, 5, 3, 8), (3, 3, 8, 8), (3, 3, 2, 16))
+    shapes = ((5, 5, 3, 8), (3, 3, 8, 8), (3, 3, 2, 16), (1, 1, 16, 24))
     return small_cnn, [
         jnp.asarray(rng.normal(size=s) / np.sqrt(np.prod(s[:3])), jnp.float32) for s in shapes
     ]
@@ -124,6 +124,37 @@ def test_half_precision_stays_near_dense(dtype):
     dense = jax.jit(apply_fn)(params, frames)
     assert outputs.dtype == dense.dtype
     assert_close(outputs.astype(jnp.float32), dense.astype(jnp.float32), tolerance=0.05)
+
+
+# Rows, what is summed over, and columns.
+PRODUCTS = (
+    (2048, 8, 16), (512, 16, 32), (16, 512, 32), (38, 128, 42), (1, 7, 3), (5, 1, 9), (33, 31, 29),
+    (608, 2048, 128), (8, 2048, 16), (154, 64, 256),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_products_of_any_shape_run_within_graphs(dtype):
+    rng = np.random.default_rng(0)
+    pairs = [
+        tuple(jnp.asarray(rng.normal(size=size) / size[0], dtype) for size in ((m, k), (k, n)))
+        for m, k, n in PRODUCTS
+    ]
+
+    def results(pairs):
+        return [jax.nn.relu(a @ b + a[:, :1]) for a, b in pairs]
+
+    def total(pairs):
+        return sum((r.astype(jnp.float32) ** 2).sum() for r in results(pairs))
+
+    with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
+        made = lowering.jit(lambda pairs: (results(pairs), jax.grad(total)(pairs)))(pairs)
+        wide = jax.tree.map(lambda x: x.astype(jnp.float32), pairs)
+        with jax.default_matmul_precision("highest"):
+            plain = jax.jit(lambda pairs: (results(pairs), jax.grad(total)(pairs)))(wide)
+    for one, other in zip(jax.tree.leaves(made), jax.tree.leaves(plain), strict=True):
+        assert one.dtype == dtype
+        assert_close(one.astype(jnp.float32), other, 1e-3 if dtype == "float32" else 0.05)
 
 
 def test_the_donated_state_is_updated_in_place():
