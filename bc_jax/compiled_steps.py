@@ -12,7 +12,7 @@ from bc_jax.forwarding import forwarding_jit
 from bc_jax.packing import Packed, pack, unpack
 from bc_jax.policy import PolicyState
 from bc_jax.runner_state import Decision, RunnerState
-from bc_jax.sparse import FrameState, compiler_options
+from bc_jax.sparse import FrameState, Prepared, compiler_options
 from bc_jax.steps import Steps
 
 
@@ -60,7 +60,10 @@ class CompiledSteps:
         self._settle = forwarding_jit(whole(steps.settle), static=("capacity",), **forwarding)
         self.learn = forwarding_jit(whole(steps.learn), **forwarding)
         self.frame = lowering.jit(
-            whole(steps.frame), static_argnames=("capacity", "learns"), donate_argnums=1
+            whole(steps.frame),
+            prepared=Prepared,
+            static_argnames=("capacity", "learns"),
+            donate_argnums=1,
         )
         self._pack = jax.jit(_pack_policy) if packs else lambda policy: policy
         self._unpack = jax.jit(_unpack_policy) if packs else lambda policy: policy

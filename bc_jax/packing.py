@@ -11,13 +11,17 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+# Elements at a multiple of which each array begins: XLA hands a product's library the part of an
+# array that it multiplies, and cuBLAS wants 16 bytes' alignment.
+_ALIGNED = 32
+
 
 @struct.dataclass
 class Packed:
-    """A pytree's arrays, end to end.
+    """A pytree's arrays, one after the other.
 
     Attributes:
-        arrays: one flat array per dtype, in the order of first use.
+        arrays: one flat array per dtype, in the order of first use; zeros between them.
         tree: static, the pytree's structure.
         places: static, each leaf's shape, and which array it is in.
     """
@@ -32,7 +36,7 @@ def pack(tree: Any) -> Packed:
     leaves, structure = jax.tree.flatten(tree)
     dtypes = list(dict.fromkeys(leaf.dtype for leaf in leaves))
     arrays = tuple(
-        jnp.concatenate([leaf.reshape(-1) for leaf in leaves if leaf.dtype == dtype])
+        jnp.concatenate([_whole(leaf) for leaf in leaves if leaf.dtype == dtype])
         for dtype in dtypes
     )
     return Packed(arrays, structure, tuple((x.shape, dtypes.index(x.dtype)) for x in leaves))
@@ -43,7 +47,12 @@ def unpack(packed: Packed) -> Any:
     starts = [0] * len(packed.arrays)
     leaves = []
     for shape, number in packed.places:
-        end = starts[number] + math.prod(shape)
-        leaves.append(packed.arrays[number][starts[number] : end].reshape(shape))
-        starts[number] = end
+        start, size = starts[number], math.prod(shape)
+        leaves.append(packed.arrays[number][start : start + size].reshape(shape))
+        starts[number] += size + -size % _ALIGNED
     return jax.tree.unflatten(packed.tree, leaves)
+
+
+def _whole(leaf: jax.Array) -> jax.Array:
+    """Flat, with zeros behind it up to where the next one begins."""
+    return jnp.pad(leaf.reshape(-1), (0, -leaf.size % _ALIGNED))

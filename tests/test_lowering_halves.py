@@ -217,6 +217,18 @@ def test_compiling_asks_what_arrays_there_are(monkeypatch):
     assert asked == []
 
 
+def test_a_gpus_products_are_chosen_by_halves_where_parameters_are_prepared(monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend, "on_cpu", lambda: False)
+    monkeypatch.setattr(backend, "compiler_options", lambda *, half, **_: asked.append(half))
+    for dtype in ("float32", "bfloat16", "float16"):
+        sparse, (params, state, frames, grid) = call(dtype)
+        sparse.jit().lower(params, state, frames, grid)
+        prepared = sparse.prepare(params, frames)
+        sparse.jit(sparse.advance).lower(prepared, state, frames, grid)
+    assert asked == [None, None, None, "bfloat16", None, "float16"]
+
+
 @pytest.mark.parametrize("faster", [True, False])
 def test_units_are_used_where_they_are_faster(monkeypatch, faster):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")

@@ -54,12 +54,17 @@ def on_gpu() -> bool:
     return jax.default_backend() == "gpu"
 
 
-def jit(function: Callable, *, in_order: bool = False, **options) -> Callable:
+def jit(
+    function: Callable, *, in_order: bool = False, prepared: type | tuple = (), **options
+) -> Callable:
     """`jax.jit` with the compiler's options for what it is called with: see `compiler_options`.
 
     Args:
         function: what to compile.
         in_order: as `compiler_options` takes it.
+        prepared: the type of a first argument whose arrays are each one of their own. XLA hands
+            cuBLAS parts of arrays that it cannot read (JAX 0.11), so that a GPU's products of
+            halves are its where there is such an argument.
         **options: of `jax.jit`.
 
     Returns:
@@ -72,6 +77,8 @@ def jit(function: Callable, *, in_order: bool = False, **options) -> Callable:
         return jax.jit(function, compiler_options=chosen, **options)
 
     def suits(*args, **kwargs) -> Callable:
+        if not on_cpu() and not (args and isinstance(args[0], prepared)):
+            return compiled(None)
         dtypes = {str(getattr(leaf, "dtype", None)) for leaf in jax.tree.leaves((args, kwargs))}
         return compiled(next((half for half in _HALVES if half in dtypes), None))
 

@@ -191,8 +191,9 @@ class BlockCopy:
             **options: of `jax.jit`, in place of these; or `in_order`, see `compiler_options`.
         """
         options = {"static_argnames": "capacity", "donate_argnums": 1} | options
-        compiles = jax.jit if "compiler_options" in options else lowering.jit
-        return compiles(function or self, **options)
+        if "compiler_options" in options:
+            return jax.jit(function or self, **options)
+        return lowering.jit(function or self, prepared=Prepared, **options)
 
     def explain(self, params, frames) -> Report:
         """What runs where, and what it costs; computes nothing.
