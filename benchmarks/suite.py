@@ -16,6 +16,7 @@ from benchmarks import (
     clip,
     dtypes,
     host,
+    kernels,
     lowerings,
     memory,
     network,
@@ -38,6 +39,7 @@ MODULES = {
     "clip": clip,
     "stalls": stalls,
     "host": host,
+    "kernels": kernels,
     "against_torch": against_torch,
     "lowerings": lowerings,
 }
@@ -179,7 +181,7 @@ def summary(rows: list[dict], missing: dict[str, str]) -> str:
     found = []
     for name, module in MODULES.items():
         chosen = [row for row in rows if row["benchmark"] == name]
-        if chosen and name not in ("parts", "roofline"):  # these are long
+        if chosen and name not in ("parts", "roofline", "kernels"):  # these are long
             found.append(f"{name}:\n{table(chosen, module.COLUMNS)}")
     if missing:
         reasons = "\n".join(f"  {name}: {why.splitlines()[0]}" for name, why in missing.items())

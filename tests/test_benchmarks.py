@@ -26,6 +26,7 @@ from benchmarks import (
     dtypes,
     gpu_check,
     host,
+    kernels,
     lowerings,
     memory,
     network,
@@ -223,6 +224,28 @@ def test_what_a_frame_costs_the_host_has_a_row_each(tiny):
     assert returned[3] < returned[0] == returned[2] < returned[1]
     json.dumps(rows)
     assert "started ms" in bench.table(rows, host.COLUMNS).splitlines()[0]
+
+
+def test_kernels_of_one_name_are_taken_together():
+    seen = [("add_fusion_1", 0, 2000), ("add_fusion_12", 5000, 6000), ("sort.3", 1000, 4000)]
+    rows = kernels._rows(seen, frames=2)
+    found = [(row["kernel"], row["times"], row["us"]) for row in rows]
+    # Of 6 us in which there is one, 2 frames: two overlap for one of them.
+    assert found == [("all", 1.5, 2.5), ("add_fusion", 1, 1.5), ("sort", 0.5, 1.5)]
+    assert [row["share"] for row in rows] == [1, 3 / 5, 3 / 5]
+    assert kernels._rows([], frames=2) == [{"kernel": "all", "times": 0, "us": 0, "share": 0}]
+
+
+def test_kernels_of_a_frame_have_a_row_each(tiny):
+    rows = kernels.measure(CASE, fraction=0.25, repeats=2, warm_up=1)
+    for what in ("sparse", "dense"):
+        whole, *each = [row for row in rows if row["what"] == what]
+        assert whole["kernel"] == kernels.ALL and whole["us"] > 0
+        assert whole["times"] == pytest.approx(sum(row["times"] for row in each))
+        assert whole["us"] <= sum(row["us"] for row in each) + 1e-6
+        assert [row["us"] for row in each] == sorted((row["us"] for row in each), reverse=True)
+    json.dumps(rows)
+    assert "kernel" in bench.table(rows, kernels.COLUMNS).splitlines()[0]
 
 
 def test_learning_is_spread_over_its_interval():
