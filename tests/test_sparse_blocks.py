@@ -249,6 +249,22 @@ def test_a_kernel_pools_what_the_exchange_and_then_pooling_show(name, dtype, siz
     np.testing.assert_array_equal(made[:executed], plain[:executed])
 
 
+@pytest.mark.parametrize(
+    "window, pools",
+    [
+        (("reduce_window_max", (3, 3), (2, 2)), True),
+        (("reduce_window_min", (1, 5), (1, 5)), True),
+        (("reduce_window_sum", (3, 3), (2, 2)), False),  # another order rounds otherwise
+        (("reduce_window_max", (3, 3), (5, 1)), False),  # results that lie across tiles
+        (("reduce_window_max", (9, 9), (1, 1)), False),  # too many reads to write out
+    ],
+)
+def test_which_pools_a_kernel_is_there_for(window, pools, at_once):
+    tile, halo = (12, 10, 3), (4, 4, 4, 4)
+    how = lowering.Exchange((N, GH, GW), tile, halo, halo, True, -np.inf)
+    assert lowering.pools_at_once(jnp.zeros((2, *tile)), jnp.zeros(9), how, window) == pools
+
+
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 def test_a_kernel_writes_tiles_where_they_belong(dtype, at_once):
     rng = np.random.default_rng(0)
