@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bc_jax.policy import FIRST_GAIN, block_price, next_running_gain, spend_budget
+from bc_jax.policy import budget as budgets
 from bc_jax.policy.prior import (
     AGE_WEIGHT,
     SHARED,
@@ -22,8 +23,14 @@ def _scores(seed=0, shape=(2, 3, 4)):
     return 5 * jax.random.normal(jax.random.key(seed), shape)
 
 
+@pytest.fixture(params=[False, True], ids=["elsewhere", "on a GPU"])
+def ways(request, monkeypatch):
+    """The price is found in many steps of few places, or in few of many."""
+    monkeypatch.setattr(budgets, "on_gpu", lambda: request.param)
+
+
 @pytest.mark.parametrize("budget", [0.05, 0.3, 0.9])
-def test_budget_is_spent_in_every_stream(budget):
+def test_budget_is_spent_in_every_stream(budget, ways):
     scores = _scores() + jnp.array([0.0, 100.0])[:, None, None]
     logits = jax.jit(spend_budget)(scores, budget)
     np.testing.assert_allclose(jax.nn.sigmoid(logits).mean(axis=(1, 2)), budget, atol=1e-4)
@@ -32,7 +39,7 @@ def test_budget_is_spent_in_every_stream(budget):
     np.testing.assert_allclose(level, np.broadcast_to(level[:, :1, :1], level.shape), atol=1e-4)
 
 
-def test_budget_by_hand():
+def test_budget_by_hand(ways):
     # Scores 1 and -1: by symmetry half is spent at a price of 0.
     np.testing.assert_allclose(block_price(jnp.array([[[1.0, -1.0]]]), 0.5), 0, atol=1e-5)
     # Equal scores 2 at a budget of 0.2: 2 - log(0.2 / 0.8).
@@ -46,7 +53,7 @@ def test_budget_is_spent_without_a_loop():
 
 
 @pytest.mark.parametrize("budget", [0.0, 1.0])
-def test_a_budget_of_none_or_all(budget):
+def test_a_budget_of_none_or_all(budget, ways):
     probability = jax.nn.sigmoid(spend_budget(_scores(), budget))
     np.testing.assert_allclose(probability, budget, atol=1e-4)
 

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from bc_jax.lowering import on_gpu
 
 # Steps and what each divides by: between bounds that are 60 logits apart at first, at float
-# precision at last. A step takes a GPU two kernels, however many places it looks at.
+# precision at last. A step takes a GPU two kernels, up to some thousands of places.
 _FEW_PLACES = 6, 32
-_FEW_STEPS = 2, 8192
+_FEW_STEPS = 2, 4096
 _MARGIN = 15.0  # beyond the largest and the smallest score, where sigmoid is 0 or 1
 
 
