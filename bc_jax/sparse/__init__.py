@@ -4,7 +4,8 @@ from bc_jax.lowering import compiler_options
 from bc_jax.sparse.advice import BlockSparsityWarning
 from bc_jax.sparse.allocator import keep_memory
 from bc_jax.sparse.blocks import Blocks, block_index, combine, executed_grid, split
-from bc_jax.sparse.explain import Report, Row
+from bc_jax.sparse.explain import Report
+from bc_jax.sparse.findings import Row
 from bc_jax.sparse.halo import Halo, exchange_halo
 from bc_jax.sparse.transform import BlockCopy, FrameState, Prepared, blockcopy
 

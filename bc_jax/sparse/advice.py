@@ -2,12 +2,9 @@
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from bc_jax.sparse.findings import Findings, Row
 from bc_jax.sparse.operation import by, percent, pixels_read
-
-if TYPE_CHECKING:
-    from bc_jax.sparse.explain import Report, Row
 
 # A share of the network's cost that is worth a word, and one that leaves nothing to gain.
 _NOTABLE, _ALL = 0.01, 0.9
@@ -42,7 +39,7 @@ class BlockSparsityWarning(UserWarning):
     """A network gains little or nothing from running block by block."""
 
 
-def warn_of_no_gain(report: "Report") -> None:
+def warn_of_no_gain(report: Findings) -> None:
     """Warn, at the caller's caller, where nothing is to be gained from blocks."""
     if report.fallbacks and report.whole_macs >= _ALL * report.macs > 0:
         _, first = max(
@@ -59,7 +56,7 @@ def warn_of_no_gain(report: "Report") -> None:
         )
 
 
-def advise_on_fallbacks(report: "Report") -> list[str]:
+def advise_on_fallbacks(report: Findings) -> list[str]:
     """A line for each kind of fallback that makes a notable share of the network run whole."""
     kinds: dict[tuple[str, str], list[int]] = {}
     for number, row in enumerate(report.rows):
@@ -81,7 +78,7 @@ def advise_on_fallbacks(report: "Report") -> list[str]:
     return said
 
 
-def advise_on_blocks(report: "Report") -> Iterator[str]:
+def advise_on_blocks(report: Findings) -> Iterator[str]:
     """A line on halos larger than their tiles, and one on tiles too small for a convolution."""
     wide, small = _wide(report), _small(report)
     factor = _factor(report) if wide or small else 1
@@ -107,21 +104,21 @@ def advise_on_blocks(report: "Report") -> Iterator[str]:
         )
 
 
-def _wide(report: "Report") -> list["Row"]:
+def _wide(report: Findings) -> list[Row]:
     """The windows whose halo is larger than their tiles, where halos cost much in all."""
     if report.pixels_read < 0.5 * (1 + _WIDE_HALO):
         return []
     return [r for r in report.rows if r.where == "blocks" and r.pixels_read >= _WIDE_HALO]
 
 
-def _small(report: "Report") -> list["Row"]:
+def _small(report: Findings) -> list[Row]:
     """The windows whose tiles are too small, where they have a notable share of the cost."""
     windows = [r for r in report.rows if r.where == "blocks" and r.tile and r.macs]
     small = [row for row in windows if min(row.tile) < _SMALL_TILE]
     return small if sum(row.macs for row in small) >= _NOTABLE * report.macs else []
 
 
-def _factor(report: "Report") -> int:
+def _factor(report: Findings) -> int:
     """How many times larger blocks leave neither; else the most of which frames hold 2 x 2."""
     factor = 1
     while all(4 * factor <= blocks for blocks in report.grid_shape[1:]):
@@ -132,7 +129,7 @@ def _factor(report: "Report") -> int:
     return factor
 
 
-def _in_layers(rows: list["Row"]) -> str:
+def _in_layers(rows: list[Row]) -> str:
     """Where these stand, for a sentence: " in stage1/norm, stage2/norm and 2 other layers"."""
     layers = list(dict.fromkeys(row.layer for row in rows if row.layer))
     shown, left = ", ".join(layers[:_LAYERS_TOLD]), len(layers) - _LAYERS_TOLD
