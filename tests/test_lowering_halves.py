@@ -229,6 +229,15 @@ def test_a_gpus_products_are_chosen_by_halves_where_parameters_are_prepared(monk
     assert asked == [None, None, None, "bfloat16", None, "float16"]
 
 
+def test_a_frame_does_not_look_through_all_arrays(monkeypatch):
+    sparse, (params, state, frames, grid) = call("bfloat16")
+    prepared = sparse.prepare(params, frames)
+    everything = (prepared.arrays, state, frames, grid)
+    assert prepared.half == lowering.half_of(everything) == "bfloat16"
+    monkeypatch.setattr(backend, "half_of", lambda tree: pytest.fail("it takes long"))
+    sparse.jit(sparse.advance)(prepared, state, frames, grid)
+
+
 @pytest.mark.parametrize("faster", [True, False])
 def test_units_are_used_where_they_are_faster(monkeypatch, faster):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
@@ -239,22 +248,18 @@ def test_units_are_used_where_they_are_faster(monkeypatch, faster):
     assert (bc_jax.sparse.compiler_options(half="bfloat16") != plain) == faster
 
 
-@pytest.mark.parametrize("cache", [None, "/somewhere"])
-def test_a_gpus_products_of_halves_are_another_librarys_unless_they_come_from_disk(
-    monkeypatch, cache
+@pytest.mark.parametrize("anew", [True, False])
+def test_a_gpus_products_of_halves_are_another_librarys_where_they_are_compiled_anew(
+    monkeypatch, anew
 ):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(backend, "_has", lambda name, value: True)
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", cache)
-    try:
-        single, *halves = (
-            bc_jax.sparse.compiler_options(half=half) for half in (None, "bfloat16", "float16")
-        )
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-    other = {} if cache else {"xla_gpu_enable_triton_gemm": False}
+    # A test of graphs of convolutions asks for what this depends on.
+    monkeypatch.setattr(backend, "_convolves_while_compiling", lambda: anew)
+    single, *halves = (
+        bc_jax.sparse.compiler_options(half=half) for half in (None, "bfloat16", "float16")
+    )
+    other = {"xla_gpu_enable_triton_gemm": False} if anew else {}
     assert halves == [single | other] * 2
 
 

@@ -4,7 +4,7 @@ Tiles that carry their halo are a batch of small images. Each operation has a pl
 backend has a faster one a test holds the two together; `python -m benchmarks.lowerings` times both.
 """
 
-from bc_jax.lowering.backend import compiler_options, jit, on_cpu, on_gpu
+from bc_jax.lowering.backend import compiler_options, half_of, jit, on_cpu, on_gpu
 from bc_jax.lowering.bits import concatenate, moves
 from bc_jax.lowering.convolution import Convolution, best_ready, convolve, kernel_order, make_ready
 from bc_jax.lowering.gradient import input_gradient, kernel_gradient
@@ -22,7 +22,7 @@ from bc_jax.lowering.winograd import SummedKernel
 __all__ = [
     "Convolution", "Exchange", "SummedKernel", "apply_axis_map", "axis_map", "best_ready",
     "compiler_options", "concatenate", "convolve", "convolve_taps", "dot_general", "exchange",
-    "exchange_and_pool", "exchanges_at_once", "input_gradient", "jit", "kernel_gradient",
-    "kernel_order", "make_ready", "moves", "on_cpu", "on_gpu", "pool", "pools_at_once",
-    "reads_taps", "sum_rows", "surround",
+    "exchange_and_pool", "exchanges_at_once", "half_of", "input_gradient", "jit",
+    "kernel_gradient", "kernel_order", "make_ready", "moves", "on_cpu", "on_gpu", "pool",
+    "pools_at_once", "reads_taps", "sum_rows", "surround",
 ]  # fmt: skip

@@ -17,10 +17,10 @@ _PRODUCTS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 # How much faster than float32 products of bfloat16 are where a CPU has units for them: twice.
 _GAIN = 1.2
 _ROUNDS = 25
+HALVES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 # cuBLAS adds bias, residual and ReLU to a product, where kernels of Triton leave sums of other
 # results to a kernel of their own.
 _TRITON = "xla_gpu_enable_triton_gemm"
-_HALVES = ("bfloat16", "float16")
 _OPTIONS = {
     "cpu": {
         # XLA's YNNPACK convolution is several times slower than its Eigen one on small images
@@ -62,9 +62,9 @@ def jit(
     Args:
         function: what to compile.
         in_order: as `compiler_options` takes it.
-        prepared: the type of a first argument whose arrays are each one of their own. XLA hands
-            cuBLAS parts of arrays that it cannot read (JAX 0.11), so that a GPU's products of
-            halves are its where there is such an argument.
+        prepared: the type of a first argument that knows `half_of` all arguments, as `half`, and
+            whose arrays are each one of their own. XLA hands cuBLAS parts of arrays that it cannot
+            read (JAX 0.11), so that a GPU's products of halves are its for such an argument alone.
         **options: of `jax.jit`.
 
     Returns:
@@ -77,10 +77,9 @@ def jit(
         return jax.jit(function, compiler_options=chosen, **options)
 
     def suits(*args, **kwargs) -> Callable:
-        if not on_cpu() and not (args and isinstance(args[0], prepared)):
-            return compiled(None)
-        dtypes = {str(getattr(leaf, "dtype", None)) for leaf in jax.tree.leaves((args, kwargs))}
-        return compiled(next((half for half in _HALVES if half in dtypes), None))
+        if args and isinstance(args[0], prepared):
+            return compiled(args[0].half)
+        return compiled(half_of((args, kwargs)) if on_cpu() else None)
 
     @functools.wraps(function, updated=())
     def call(*args, **kwargs):
@@ -88,6 +87,12 @@ def jit(
 
     call.lower = lambda *args, **kwargs: suits(*args, **kwargs).lower(*args, **kwargs)
     return call
+
+
+def half_of(tree) -> str | None:
+    """The dtype of 16 bits that floats of a pytree have, "bfloat16" where both are; or None."""
+    dtypes = {getattr(leaf, "dtype", None) for leaf in jax.tree.leaves(tree)}
+    return next((half.name for half in HALVES if half in dtypes), None)
 
 
 def compiler_options(

@@ -12,8 +12,6 @@ import jax.numpy as jnp
 
 from bc_jax.lowering import backend
 
-_HALVES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
-
 
 def moves(function: Callable) -> Callable:
     """Decorate a function that moves the values of arrays, and computes none.
@@ -26,7 +24,7 @@ def moves(function: Callable) -> Callable:
     @functools.wraps(function)
     def call(*trees, **static):
         dtypes = {jnp.dtype(x.dtype) for x in jax.tree.leaves(trees)}
-        half = next((dtype for dtype in _HALVES if dtype in dtypes), None)
+        half = next((dtype for dtype in backend.HALVES if dtype in dtypes), None)
         move = functools.partial(function, **static)
         return move(*trees) if half is None or not backend.on_cpu() else _in_bits(move, half, trees)
 

@@ -3,8 +3,6 @@
 Each instance of the kernel makes one row of one tile with its halo.
 """
 
-import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -15,64 +13,6 @@ from bc_jax.lowering.halo_lines import Exchange, Line, Tile
 
 # Pieces of a row that an instance reads before it writes them.
 _AT_ONCE = 6
-
-
-def exchange(tiles, memory, index, slots, how: Exchange, *, interpret: bool = False):
-    """Surround tiles with their halo, and remember them for their neighbours.
-
-    Args:
-        tiles: [K, h, w, C].
-        memory: what is kept of the tensor, updated in place where it is not needed any more.
-        index: int32 [K], the tiles' blocks, row-major over (N, Gh, Gw); N * Gh * Gw is "no block".
-        slots: int32 [N * Gh * Gw], where each block stands among the tiles; -1 for nowhere.
-        how: shapes and sides.
-        interpret: whether to run without a GPU, slowly, as tests do.
-
-    Returns:
-        [K, top + h + bottom, left + w + right, C], where tiles of "no block" hold anything, and the
-        memory.
-    """
-    pallas, triton = halo_lines.pallas_triton()
-    padded, kept = pallas.pallas_call(
-        functools.partial(_make_row, how=how, pallas=pallas, triton=triton),
-        out_shape=(
-            jax.ShapeDtypeStruct((len(tiles) * math.prod(how.padded),), tiles.dtype),
-            jax.ShapeDtypeStruct((memory.size,), memory.dtype),
-        ),
-        grid=(how.padded[0], len(tiles)),
-        input_output_aliases={3: 1},
-        compiler_params=triton.CompilerParams(num_warps=halo_lines.WARPS),
-        interpret=interpret,
-        name="exchange_halo",
-    )(index, slots, tiles.reshape(-1), memory.reshape(-1))
-    return padded.reshape(len(tiles), *how.padded), kept.reshape(memory.shape)
-
-
-def _make_row(index, slots, tiles, memory, padded, kept, *, how: Exchange, pallas, triton):
-    """One row of one tile; all arrays are flat."""
-    line, k = pallas.program_id(0), pallas.program_id(1)
-    there = Line.of(Tile.of(k, index, how), line, how)
-    target = (k * how.padded[0] + line) * how.padded[1] + how.halo[2]
-    pieces = []
-    for run in halo_lines.runs(there, slots, how):
-        goes_to = [(padded, target + run.step * how.tile[1] + run.first, True)]
-        if run.step == 0:
-            goes_to += [(kept, *place) for place in halo_lines.rows_to_keep(there, how)]
-        pixels = run.last - run.first
-        kept_too = run.at_kept, run.from_kept
-        pieces += pieces_of(how, pixels, run.at_tile, run.from_tile, goes_to, *kept_too)
-    pieces += ends_to_keep(there, kept, how)
-    move(pieces, tiles, memory, how, pallas, triton)
-
-
-def ends_to_keep(there: Line, kept, how: Exchange) -> "list[Piece]":
-    """The pieces of a tile's own row that are kept since they are its first or last pixels."""
-    h, w, _ = how.tile
-    row = (there.tile.k * h + jnp.clip(there.own, 0, h - 1)) * w
-    pieces = []
-    for place, wanted, first, last in halo_lines.columns_to_keep(there, how):
-        pieces += pieces_of(how, last - first, row + first, wanted, [(kept, place, wanted)])
-    return pieces
 
 
 class Piece(NamedTuple):
@@ -95,6 +35,52 @@ class Piece(NamedTuple):
     goes_to: list[tuple]
     at_kept: jax.Array | None
     from_kept: jax.Array | None
+
+
+def exchange(tiles, memory, index, slots, how: Exchange, *, interpret: bool = False):
+    """Surround tiles with their halo, and remember them for their neighbours.
+
+    Args:
+        tiles: [K, h, w, C].
+        memory: what is kept of the tensor, updated in place where it is not needed any more.
+        index: int32 [K], the tiles' blocks, row-major over (N, Gh, Gw); N * Gh * Gw is "no block".
+        slots: int32 [N * Gh * Gw], where each block stands among the tiles; -1 for nowhere.
+        how: shapes and sides.
+        interpret: whether to run without a GPU, slowly, as tests do.
+
+    Returns:
+        [K, top + h + bottom, left + w + right, C], where tiles of "no block" hold anything, and the
+        memory.
+    """
+    shape, named = (len(tiles), *how.padded), {"name": "exchange_halo", "interpret": interpret}
+    return halo_lines.launch(_make_row, shape, tiles, memory, index, slots, how=how, **named)
+
+
+def _make_row(index, slots, tiles, memory, padded, kept, *, how: Exchange, pallas, triton):
+    """One row of one tile; all arrays are flat."""
+    line, k = pallas.program_id(0), pallas.program_id(1)
+    there = Line.of(Tile.of(k, index, how), line, how)
+    target = (k * how.padded[0] + line) * how.padded[1] + how.halo[2]
+    pieces = []
+    for run in halo_lines.runs(there, slots, how):
+        goes_to = [(padded, target + run.step * how.tile[1] + run.first, True)]
+        if run.step == 0:
+            goes_to += [(kept, *place) for place in halo_lines.rows_to_keep(there, how)]
+        pixels = run.last - run.first
+        kept_too = run.at_kept, run.from_kept
+        pieces += pieces_of(how, pixels, run.at_tile, run.from_tile, goes_to, *kept_too)
+    pieces += ends_to_keep(there, kept, how)
+    move(pieces, tiles, memory, how, pallas, triton)
+
+
+def ends_to_keep(there: Line, kept, how: Exchange) -> list[Piece]:
+    """The pieces of a tile's own row that are kept since they are its first or last pixels."""
+    h, w, _ = how.tile
+    row = (there.tile.k * h + jnp.clip(there.own, 0, h - 1)) * w
+    pieces = []
+    for place, wanted, first, last in halo_lines.columns_to_keep(there, how):
+        pieces += pieces_of(how, last - first, row + first, wanted, [(kept, place, wanted)])
+    return pieces
 
 
 def pieces_of(how, pixels, at_tile, from_tile, goes_to, at_kept=None, from_kept=None):

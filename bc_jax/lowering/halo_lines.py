@@ -1,4 +1,4 @@
-"""Where a GPU's kernels find a tile's surroundings, a row of pixels at a time.
+"""GPU kernels on tiles and their surroundings: how they run, and where a row's pixels are found.
 
 A row of a tile with its halo is a few runs of pixels that lie one after the other in memory: in the
 tile itself, in the tile of a neighbour that is executed too, or in what is kept of one that is not.
@@ -18,7 +18,7 @@ import numpy as np
 from bc_jax.lowering import backend
 
 # Elements that an instance of a kernel moves at once, and the threads that move them, in warps.
-CHUNK, WARPS = 2048, 4
+CHUNK, _WARPS = 2048, 4
 _LARGEST = 2**31 - 1  # offsets are of 32 bits
 _TYPES = ("uint8", "int8", "int16", "int32", "float16", "bfloat16", "float32")
 
@@ -68,6 +68,40 @@ def pallas_triton():
     except ImportError:
         return None
     return pallas, triton
+
+
+def launch(make_row, shape, tiles, memory, index, slots, *, name: str, interpret: bool, **fixed):
+    """Run a kernel, an instance for each row of each result.
+
+    Args:
+        make_row: the kernel, which takes index, slots, tiles, memory, results and what is kept
+            after it, all flat, and by name pallas, triton and `fixed`.
+        shape: of the results, [K, rows, *rest].
+        tiles: of the results' dtype.
+        memory: what is kept, updated in place where it is not needed any more.
+        index: the tiles' blocks.
+        slots: where each block stands among them.
+        name: the kernel's.
+        interpret: whether to run without a GPU, slowly.
+        **fixed: what the kernel is made for.
+
+    Returns:
+        The results, and the memory.
+    """
+    pallas, triton = pallas_triton()
+    results, kept = pallas.pallas_call(
+        functools.partial(make_row, pallas=pallas, triton=triton, **fixed),
+        out_shape=(
+            jax.ShapeDtypeStruct((math.prod(shape),), tiles.dtype),
+            jax.ShapeDtypeStruct((memory.size,), memory.dtype),
+        ),
+        grid=(shape[1], shape[0]),
+        input_output_aliases={3: 1},
+        compiler_params=triton.CompilerParams(num_warps=_WARPS),
+        interpret=interpret,
+        name=name,
+    )(index, slots, tiles.reshape(-1), memory.reshape(-1))
+    return results.reshape(shape), kept.reshape(memory.shape)
 
 
 class Tile(NamedTuple):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bc_jax.lowering import halo_lines
 from bc_jax.lowering.halo_exchange import ends_to_keep, move, pieces_of
-from bc_jax.lowering.halo_lines import Exchange, Line, Run, Tile
+from bc_jax.lowering.halo_lines import Exchange, Line, Tile
 from bc_jax.lowering.pool import POOL
 
 # Reads that an instance is written out for: more take long to compile.
@@ -45,23 +45,11 @@ def exchange_and_pool(tiles, memory, index, slots, how: Exchange, window, *, int
         [K, h / strides[0], w / strides[1], C], where results of "no block" are anything, and the
         memory.
     """
-    pallas, triton = halo_lines.pallas_triton()
     h, w, channels = how.tile
     _, _, (down, right) = window
     shape = (len(tiles), h // down, w // right, channels)
-    results, kept = pallas.pallas_call(
-        functools.partial(_make_row, how=how, window=window, pallas=pallas, triton=triton),
-        out_shape=(
-            jax.ShapeDtypeStruct((math.prod(shape),), tiles.dtype),
-            jax.ShapeDtypeStruct((memory.size,), memory.dtype),
-        ),
-        grid=(shape[1], len(tiles)),
-        input_output_aliases={3: 1},
-        compiler_params=triton.CompilerParams(num_warps=halo_lines.WARPS),
-        interpret=interpret,
-        name="exchange_and_pool",
-    )(index, slots, tiles.reshape(-1), memory.reshape(-1))
-    return results.reshape(shape), kept.reshape(memory.shape)
+    fixed = {"how": how, "window": window, "name": "exchange_and_pool", "interpret": interpret}
+    return halo_lines.launch(_make_row, shape, tiles, memory, index, slots, **fixed)
 
 
 def _make_row(index, slots, tiles, memory, results, kept, *, how, window, pallas, triton):
@@ -82,11 +70,11 @@ def _make_row(index, slots, tiles, memory, results, kept, *, how, window, pallas
         read = []
         for j in range(width):
             for run in met:
-                pixels = _met_by(run, range(j - left, w + j - left, right), w)
-                if not pixels:
+                begin, end = run.step * w + run.first, run.step * w + run.last
+                if not any(begin <= x < end for x in range(j - left, w + j - left, right)):
                     continue
-                pixel = column + (j - left - run.step * w - run.first)
-                among = mask & (pixel >= 0) & (pixel < run.last - run.first)
+                pixel = column + (j - left - begin)
+                among = mask & (pixel >= 0) & (pixel < end - begin)
                 at = pixel * channels + channel
                 for array, first, there in (
                     (tiles, run.at_tile, run.from_tile),
@@ -106,8 +94,3 @@ def _make_row(index, slots, tiles, memory, results, kept, *, how, window, pallas
             pieces += pieces_of(how, w, at_tile, wanted, [(kept, *place) for place in places])
         pieces += ends_to_keep(line, kept, how)
     move(pieces, tiles, memory, how, pallas, triton)
-
-
-def _met_by(run: Run, places: range, w: int) -> range | list[int]:
-    """Which of a window's places along a row lie in a run; they are pixels of the tile."""
-    return [x for x in places if run.step * w + run.first <= x < run.step * w + run.last]

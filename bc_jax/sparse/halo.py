@@ -176,7 +176,7 @@ def exchange_halo(
     """
     how = _how(tiles, memory, blocks, halo, pad_value)
     if lowering.exchanges_at_once(tiles, memory.array, how):
-        return _exchange_at_once(how, tiles, memory, blocks)
+        return _at_once(how, None, tiles, memory, blocks)
     return exchange_plainly(tiles, memory, blocks, halo=halo, pad_value=pad_value)
 
 
@@ -190,7 +190,7 @@ def exchange_and_pool(
     how = _how(tiles, memory, blocks, halo, pad_value)
     if not lowering.pools_at_once(tiles, memory.array, how, window):
         return None
-    return _pool_at_once(how, window, tiles, memory, blocks)
+    return _at_once(how, window, tiles, memory, blocks)
 
 
 def write_tiles(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array:
@@ -198,7 +198,7 @@ def write_tiles(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array
     memory, tiles = Frames(dense, Halo()), tiles.astype(dense.dtype)
     how = _how(tiles, memory, blocks, Halo(), 0)
     if lowering.exchanges_at_once(tiles, dense, how):
-        return _exchange_at_once(how, tiles, memory, blocks)[1].array
+        return _at_once(how, None, tiles, memory, blocks)[1].array
     return combine(dense, tiles, blocks)
 
 
@@ -220,46 +220,31 @@ def exchange_plainly(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_v
     return read_halo(tiles, memory, blocks, halo=halo, pad_value=pad_value), memory
 
 
-def _flat(tiles: jax.Array) -> jax.Array:
-    return tiles.reshape(*tiles.shape[:3], -1)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _exchange_at_once(how: lowering.Exchange, tiles, memory: Memory, blocks: Blocks):
-    padded, array = lowering.exchange(_flat(tiles), memory.array, blocks.index, blocks.slots, how)
-    return padded.reshape(*padded.shape[:3], *tiles.shape[3:]), memory.replace(array=array)
-
-
-@_exchange_at_once.defjvp
-def _exchange_jvp(how: lowering.Exchange, primals, tangents):
-    *primals, blocks = primals
-    plainly = functools.partial(
-        exchange_plainly, blocks=blocks, halo=Halo(*how.halo), pad_value=how.pad_value
-    )
-    _, tangents = jax.jvp(plainly, tuple(primals), tuple(tangents[:2]))
-    return _exchange_at_once(how, *primals, blocks), tangents
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _pool_at_once(how: lowering.Exchange, window, tiles, memory: Memory, blocks: Blocks):
-    pooled, array = lowering.exchange_and_pool(
-        _flat(tiles), memory.array, blocks.index, blocks.slots, how, window
-    )
-    return pooled.reshape(*pooled.shape[:3], *tiles.shape[3:]), memory.replace(array=array)
+def _at_once(how: lowering.Exchange, window, tiles, memory: Memory, blocks: Blocks):
+    """One kernel exchanges halos, and pools where there is a window."""
+    kernel = lowering.exchange
+    if window:
+        kernel = functools.partial(lowering.exchange_and_pool, window=window)
+    flat = tiles.reshape(*tiles.shape[:3], -1)
+    made, array = kernel(flat, memory.array, blocks.index, blocks.slots, how)
+    return made.reshape(*made.shape[:3], *tiles.shape[3:]), memory.replace(array=array)
 
 
-@_pool_at_once.defjvp
-def _pool_jvp(how: lowering.Exchange, window, primals, tangents):
+@_at_once.defjvp
+def _at_once_jvp(how: lowering.Exchange, window, primals, tangents):
     *primals, blocks = primals
-    name, size, strides = window
 
     def plainly(tiles, memory):
         halo = {"halo": Halo(*how.halo), "pad_value": how.pad_value}
-        padded, memory = exchange_plainly(tiles, memory, blocks, **halo)
-        return lowering.pool(padded, name, size=size, strides=strides, dilation=(1, 1)), memory
+        made, memory = exchange_plainly(tiles, memory, blocks, **halo)
+        if window:
+            name, size, strides = window
+            made = lowering.pool(made, name, size=size, strides=strides, dilation=(1, 1))
+        return made, memory
 
     _, tangents = jax.jvp(plainly, tuple(primals), tuple(tangents[:2]))
-    return _pool_at_once(how, window, *primals, blocks), tangents
+    return _at_once(how, window, *primals, blocks), tangents
 
 
 def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:

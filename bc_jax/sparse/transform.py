@@ -52,6 +52,7 @@ class _Traced:
     records: list[Record]
     state: FrameState  # of shapes and dtypes
     grid_shape: tuple[int, int, int]
+    half: str | None  # `lowering.half_of` all that a frame is run with
 
 
 @struct.dataclass
@@ -65,6 +66,11 @@ class Prepared:
 
     arrays: list[jax.Array | SummedKernel]
     traced: _Traced = struct.field(pytree_node=False)
+
+    @property
+    def half(self) -> str | None:
+        """The dtype of 16 bits, if there is one, that the network has arrays of."""
+        return self.traced.half
 
 
 class BlockCopy:
@@ -248,7 +254,8 @@ class BlockCopy:
             grid=jax.ShapeDtypeStruct(grid_shape, bool),
             memory=memory_for(plan, grid_shape),
         )
-        traced = _Traced(once, program, plan, records, state, grid_shape)
+        half = lowering.half_of((prepared, state))
+        traced = _Traced(once, program, plan, records, state, grid_shape, half)
         if kind is not None and not program.holds_tracers:
             self._traced[key] = traced
         return traced
