@@ -8,7 +8,8 @@ import pytest
 
 from bc_jax import lowering
 from bc_jax.lowering import Convolution, backend
-from bc_jax.lowering.winograd import best_at_once
+from bc_jax.lowering.places import overlap_add, places
+from bc_jax.lowering.winograd import best_at_once, best_to_learn
 from bc_jax.policy import layers
 
 
@@ -26,10 +27,10 @@ def platform(request, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("streams", "size", "strides", "padding", "channels", "rows"),
+    ("streams", "size", "strides", "padding", "channels", "at_once"),
     [
         *(
-            (streams, *case, 5, 1)
+            (streams, *case, 5, (1, 1))
             for streams in (1, 3)
             for case in (
                 ((3, 3), (1, 1), ((1, 1), (1, 1))),
@@ -39,13 +40,15 @@ def platform(request, monkeypatch):
                 ((3, 3), (5, 2), ((1, 1), (0, 2))),
             )
         ),
-        (3, (3, 3), (1, 1), ((1, 1), (1, 1)), 24, 4),
-        (3, (3, 2), (1, 1), ((0, 4), (1, 0)), 25, 2),
-        (3, (3, 3), (2, 2), ((1, 1), (1, 1)), 24, 1),
+        (3, (3, 3), (1, 1), ((1, 1), (1, 1)), 24, (4, 2)),
+        (2, (3, 3), (1, 1), ((0, 2), (2, 0)), 25, (4, 2)),
+        (1, (3, 3), (1, 1), ((1, 1), (1, 1)), 24, (1, 1)),
+        (3, (3, 2), (1, 1), ((0, 4), (1, 0)), 25, (1, 1)),
+        (3, (3, 3), (2, 2), ((1, 1), (1, 1)), 24, (1, 1)),
     ],
 )
 def test_gradients_are_those_of_the_plain_convolution(
-    streams, size, strides, padding, channels, rows, platform
+    streams, size, strides, padding, channels, at_once, platform
 ):
     x = _normal(0, streams, 12, 18, channels)
     kernel = _normal(1, *size, channels, channels + 2) / np.sqrt(channels)
@@ -56,10 +59,10 @@ def test_gradients_are_those_of_the_plain_convolution(
         )
 
     def fast(x, kernel):
-        return layers._convolve(x, kernel, Convolution(strides, padding))
+        return lowering.convolve_to_learn(x, kernel, Convolution(strides, padding))
 
     cotangent = _normal(2, *jax.eval_shape(plain, x, kernel).shape)
-    assert strides != (1, 1) or best_at_once(cotangent.shape[:3], kernel.shape)[0] == rows
+    assert strides != (1, 1) or best_to_learn(cotangent.shape[:3], kernel.shape) == at_once
 
     @jax.jit
     def both(x, kernel, cotangent):
@@ -68,10 +71,30 @@ def test_gradients_are_those_of_the_plain_convolution(
 
     (out, *gradients), (plain_out, *plain_gradients) = both(x, kernel, cotangent)
     # Several rows at once, and a GPU's zeros as channels, sum in another order.
-    tolerance = 1e-5 if platform == "gpu" else 1e-6 if rows == 1 else 1e-4
+    several = strides == (1, 1) and best_at_once(cotangent.shape[:3], kernel.shape) != (1, 1)
+    tolerance = 1e-5 if platform == "gpu" else 1e-4 if several else 1e-6
     np.testing.assert_allclose(out, plain_out, rtol=1e-6, atol=tolerance)
     for found, expected in zip(gradients, plain_gradients, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "before", "after"),
+    [(3, 2, 1, 1), (6, 4, 1, 1), (6, 4, 0, 2), (4, 2, 2, 0), (1, 2, 0, 0), (3, 5, 2, 0)],
+)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_adding_what_overlaps_is_the_transpose_of_reading_places(size, stride, before, after, axis):
+    pixels = 3 * stride
+    padding = [(before, after) if a == axis else (0, 0) for a in range(3)]
+    shape = [pixels if a == axis else 2 for a in range(3)]
+
+    def read(x):
+        return places(jnp.pad(x, padding), axis, size, stride, 1)
+
+    seen, pullback = jax.vjp(read, _normal(0, *shape))
+    parts = [_normal(1 + i, *part.shape) for i, part in enumerate(seen)]
+    found = overlap_add(parts, axis, pixels, stride, before)
+    np.testing.assert_allclose(found, pullback(parts)[0], rtol=1e-6, atol=1e-6)
 
 
 def test_relu_is_flaxs_and_keeps_its_result_alone():
@@ -96,9 +119,10 @@ def test_a_dilated_convolution_is_refused():
 
 @pytest.mark.parametrize("shape", [(2, 6, 8, 5), (1, 16, 24, 6), (1, 3, 5, 4), (1, 1, 1, 3)])
 @pytest.mark.parametrize("train", [True, False])
-def test_batch_norm_is_flaxs(shape, train, platform):
+@pytest.mark.parametrize("rectify", [True, False])
+def test_batch_norm_is_flaxs(shape, train, rectify, platform):
     x = 3 * _normal(0, *shape) + 1
-    ours = layers.BatchNorm(not train, 0.9)
+    ours = layers.BatchNorm(not train, 0.9, rectify=rectify)
     theirs = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5)
     variables = {
         "params": {"scale": 1 + _normal(1, shape[-1]) / 3, "bias": _normal(2, shape[-1])},
@@ -116,6 +140,7 @@ def test_batch_norm_is_flaxs(shape, train, platform):
             out, updated = module.apply(
                 {**variables, "params": params}, x, mutable=["batch_stats"]
             )  # fmt: skip
+            out = nn.relu(out) if rectify and module is theirs else out
             return jnp.sum(out * cotangent), (out, updated)
 
         gradient = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
@@ -126,3 +151,17 @@ def test_batch_norm_is_flaxs(shape, train, platform):
         jax.tree.leaves(run(ours)), jax.tree.leaves(run(theirs)), strict=True
     ):
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_batch_norm_with_relu_keeps_its_input_alone():
+    x = _normal(0, 2, 16, 16, 8)
+    norm = layers.BatchNorm(False, 0.9, rectify=True)
+    variables = norm.init(jax.random.key(1), x)
+
+    def out(x):
+        return norm.apply(variables, x, mutable=["batch_stats"])[0]
+
+    kept = [leaf for leaf in jax.tree.leaves(jax.vjp(out, x)[1]) if leaf.size == x.size]
+    assert len(kept) <= 2
+    for leaf in kept:
+        np.testing.assert_array_equal(leaf.reshape(x.shape), x)

@@ -107,7 +107,7 @@ def test_to_learn_from_a_look_is_to_look_and_learn(config, jitted):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4 * float(jnp.abs(y).max()) + 1e-15)
 
 
-def test_a_look_keeps_what_convolutions_read_and_gave(jitted):
+def test_a_look_keeps_what_convolutions_gave_and_read_in_its_sums(jitted):
     observation, config = _observation(), PolicyConfig.paper()
     state = jitted["init"](jax.random.key(0), observation, config)
     kept = {}
@@ -118,8 +118,12 @@ def test_a_look_keeps_what_convolutions_read_and_gave(jitted):
 
     jax.eval_shape(find, state, observation)
     pixels = observation.grid.size * np.prod(config.block_pixels((16, 16)))
-    # Of 32 channels: three results, and what a relu made of each, no masks or zeros beside.
-    assert [leaf.size for leaf in kept.values()].count(32 * pixels) == 6
+    sizes = [leaf.size for leaf in kept.values()]
+    # Of 32 channels: three results, and what a relu made of the sum, no masks or zeros beside;
+    assert sizes.count(32 * pixels) == 4
+    # what two of three convolutions read is kept in the six times six sums that they multiplied.
+    sums = [leaf for leaf in kept.values() if leaf.ndim == 5 and leaf.shape[-1] == 32]
+    assert [leaf.size for leaf in sums] == 2 * 6 * [32 * pixels * 6 // 16]
     assert not any(leaf.dtype == bool for leaf in kept.values())
 
 

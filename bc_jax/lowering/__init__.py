@@ -7,7 +7,7 @@ backend has a faster one a test holds the two together; `python -m benchmarks.lo
 from bc_jax.lowering.backend import compiler_options, half_of, jit, on_cpu, on_gpu
 from bc_jax.lowering.bits import concatenate, moves
 from bc_jax.lowering.convolution import Convolution, best_ready, convolve, kernel_order, make_ready
-from bc_jax.lowering.gradient import input_gradient, kernel_gradient
+from bc_jax.lowering.gradient import convolve_to_learn
 from bc_jax.lowering.halo_exchange import exchange
 from bc_jax.lowering.halo_lines import Exchange, exchanges_at_once
 from bc_jax.lowering.halo_pool import exchange_and_pool, pools_at_once
@@ -21,8 +21,8 @@ from bc_jax.lowering.winograd import SummedKernel
 
 __all__ = [
     "Convolution", "Exchange", "SummedKernel", "apply_axis_map", "axis_map", "best_ready",
-    "compiler_options", "concatenate", "convolve", "convolve_taps", "dot_general", "exchange",
-    "exchange_and_pool", "exchanges_at_once", "half_of", "input_gradient", "jit",
-    "kernel_gradient", "kernel_order", "make_ready", "moves", "on_cpu", "on_gpu", "pool",
-    "pools_at_once", "reads_taps", "sum_rows", "surround",
+    "compiler_options", "concatenate", "convolve", "convolve_taps", "convolve_to_learn",
+    "dot_general", "exchange", "exchange_and_pool", "exchanges_at_once", "half_of", "jit",
+    "kernel_order", "make_ready", "moves", "on_cpu", "on_gpu", "pool", "pools_at_once",
+    "reads_taps", "sum_rows", "surround",
 ]  # fmt: skip

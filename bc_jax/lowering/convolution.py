@@ -196,7 +196,7 @@ def _multiplies_patches(kernel: jax.Array, how: Convolution) -> bool:
 
 def _by_patches(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     """What the kernel meets, side by side as channels, and one product with them."""
-    tiles = _pad(tiles, how.padding)
+    tiles = pad(tiles, how.padding)
     rows, columns = zip((1, 2), kernel.shape[:2], how.strides, how.rhs_dilation, strict=True)
     met = [seen for row in places(tiles, *rows) for seen in places(row, *columns)]
     flat = kernel.reshape(-1, kernel.shape[3])
@@ -205,13 +205,13 @@ def _by_patches(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Ar
 
 def _by_depth(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     """A strided convolution of few channels: the pixels of each step side by side, as channels."""
-    tiles = _pad(tiles, how.padding)
+    tiles = pad(tiles, how.padding)
     ends, more = [], []
     for side, size, step in zip(tiles.shape[1:3], kernel.shape[:2], how.strides, strict=True):
         places = -(-size // step) * step
         more.append((0, places - size))
         ends.append((0, (side - size) // step * step + places - side))
-    tiles = _in_depth(_pad(tiles, ends), how.strides)
+    tiles = _in_depth(pad(tiles, ends), how.strides)
     kernel = jnp.pad(kernel, (*more, (0, 0), (0, 0)))
     kernel = jnp.moveaxis(_in_depth(jnp.moveaxis(kernel, -1, 0), how.strides), 0, -1)
     plain = dataclasses.replace(how, strides=_NONE, padding=((0, 0), (0, 0)))
@@ -242,7 +242,7 @@ def _by_sums(tiles: jax.Array, kernel: SummedKernel, how: Convolution) -> jax.Ar
     """Several results at once."""
     row = dataclasses.replace(how, padding=((0, 0), (0, 0)), preferred=None)
     convolve_row = functools.partial(convolve_plainly, how=row)
-    made = convolve_summed(_pad(tiles, how.padding), kernel, convolve_row)
+    made = convolve_summed(pad(tiles, how.padding), kernel, convolve_row)
     return made.astype(how.preferred or jnp.result_type(tiles.dtype, kernel.dtype))
 
 
@@ -256,7 +256,7 @@ def _pads(padding) -> bool:
     return any(any(pad) for pad in padding)
 
 
-def _pad(tiles: jax.Array, padding) -> jax.Array:
+def pad(tiles: jax.Array, padding) -> jax.Array:
     """Zeros around the tiles, (low, high) for rows and columns; negative ones cut."""
     if not _pads(padding):
         return tiles
@@ -341,7 +341,7 @@ def _depthwise(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Arr
     result = how.preferred or jnp.result_type(tiles, kernel)
     summed = jnp.promote_types(result, jnp.float32)
     tiles = jnp.repeat(tiles, kernel.shape[3] // how.groups, axis=-1)
-    tiles = _pad(tiles, how.padding)
+    tiles = pad(tiles, how.padding)
     total = None
     rows, columns = zip((1, 2), kernel.shape[:2], how.strides, how.rhs_dilation, strict=True)
     for i, row in enumerate(places(tiles, *rows)):

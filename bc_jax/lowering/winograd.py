@@ -15,6 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bc_jax.lowering.places import interleave, overlap_add, places
+
 # Fewer channels or features cost less than the sums of rows do.
 _CHANNELS = 24
 # As many are worth the sums of columns too, however much memory these take,
@@ -143,6 +145,14 @@ def best_at_once(
     return _best(results[1:], kernel, _CHANNELS if count <= _CACHED_RESULTS else _MANY_CHANNELS)
 
 
+def best_to_learn(
+    results: tuple[int, int, int], kernel: tuple[int, int, int, int]
+) -> tuple[int, int]:
+    """The same where gradients are made of the sums too; (1, 1) or more than one of each."""
+    at_once = (1, 1) if math.prod(results) < _RESULTS else _best(results[1:], kernel, _CHANNELS)
+    return at_once if min(at_once) > 1 else (1, 1)
+
+
 def _best(results, kernel, channels_for_columns: int) -> tuple[int, int]:
     (height, width), (kh, kw, *channels) = results, kernel
     if kh != 3 or min(channels) < _CHANNELS:
@@ -170,81 +180,117 @@ def convolve_summed(tiles: jax.Array, kernel: SummedKernel, convolve) -> jax.Arr
     Returns:
         [K, h, w, D], of the type that products give.
     """
+    (rows, columns), dtype = kernel.at_once, kernel.sums[0].dtype
+    if columns > 1:
+        return convolve_seen(see(tiles, kernel.at_once, dtype), kernel)
+    products = map(convolve, _see_rows(tiles, rows, dtype), kernel.sums)
+    return interleave(_summed(_FILTERS[rows].of_products, list(products)), 1)
+
+
+def see(tiles: jax.Array, at_once: tuple[int, int], dtype) -> tuple[jax.Array, ...]:
+    """The sums of tiles that several rows and columns of results are made of.
+
+    Args:
+        tiles: [K, h + 2, w + 2, C], floating.
+        at_once: (rows, columns), which divide h and w; more than one each.
+        dtype: of the sums, float32 or more.
+
+    Returns:
+        rows + 2 arrays [columns + 2, K, h / rows, w / columns, C].
+    """
+    rows, columns = at_once
+    return tuple(_see_columns(row, columns) for row in _see_rows(tiles, rows, dtype))
+
+
+def convolve_seen(seen: tuple[jax.Array, ...], kernel: SummedKernel) -> jax.Array:
+    """Convolve what `see` gave for as many rows and columns: [K, h, w, D]."""
+    rows, _ = kernel.at_once
+    made = list(map(_convolve_row, seen, kernel.sums))
+    return interleave(_summed(_FILTERS[rows].of_products, made), 1)
+
+
+def pull_back(
+    seen: tuple[jax.Array, ...],
+    kernel: SummedKernel,
+    cotangent: jax.Array,
+    before: tuple[int, int],
+    size: tuple[int, int],
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of `convolve_seen` of `see`: the same sums and products, transposed.
+
+    Args:
+        seen: what `see` gave.
+        kernel: for as many rows and columns.
+        cotangent: of the results, [K, h, w, D].
+        before: (rows, columns) of padding before the tiles' own pixels.
+        size: (H, W) of the tiles without padding, multiples of the rows and columns at once.
+
+    Returns:
+        (by the tiles without padding [K, H, W, C], by the kernel [3, 3, C, D]).
+    """
     rows, columns = kernel.at_once
-    how, summed = _FILTERS[rows], kernel.sums[0].dtype
-    seen = [row.astype(summed) for row in _every(tiles, rows, 1)]
-    one_row = convolve if columns == 1 else _convolve_row
-    products = map(one_row, _summed(how.of_rows, seen), kernel.sums)
-    return _interleave(_summed(how.of_products, list(products)), 2)
+    of_rows, of_columns = _FILTERS[rows], _FILTERS[columns]
+    pulled = _summed(_transposed(of_rows.of_products), places(cotangent, 1, rows, rows, 1))
+    # Read twice, by tiles and by kernel.
+    pulled = jax.lax.optimization_barrier([_pull_columns(row, columns) for row in pulled])
+
+    products = _summed(_transposed(of_rows.of_kernel), list(map(_pull_kernel, seen, pulled)))
+    taps = [jnp.stack(_summed(_transposed(of_columns.of_kernel), list(row))) for row in products]
+
+    tiles = [
+        _pull_row(row, sums, before[1], size[1])
+        for row, sums in zip(pulled, kernel.sums, strict=True)
+    ]
+    tiles = _summed(_transposed(of_rows.of_rows), jax.lax.optimization_barrier(tiles))
+    return overlap_add(tiles, 1, size[0], rows, before[0]), jnp.stack(taps)
 
 
-@jax.jit  # traced once for all rows, and for all convolutions of its shape
-def _convolve_row(rows: jax.Array, sums: jax.Array) -> jax.Array:
-    """Several columns at once: [K, h, w + 2, C] and [columns + 2, C, D] to [K, h, w, D]."""
-    columns = len(sums) - 2
-    how = _FILTERS[columns]
-    seen = jnp.stack(_summed(how.of_rows, _every(rows, columns, 2)))
+def _see_rows(tiles: jax.Array, rows: int, dtype) -> list[jax.Array]:
+    seen = [row.astype(dtype) for row in places(tiles, 1, rows + 2, rows, 1)]
+    return _summed(_FILTERS[rows].of_rows, seen)
+
+
+# Traced once for all rows, and for all convolutions of their shape.
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _see_columns(rows: jax.Array, columns: int) -> jax.Array:
+    """[K, h, w + 2, C] to [columns + 2, K, h, w / columns, C]."""
+    return jnp.stack(_summed(_FILTERS[columns].of_rows, places(rows, 2, columns + 2, columns, 1)))
+
+
+@jax.jit
+def _convolve_row(seen: jax.Array, sums: jax.Array) -> jax.Array:
+    """[columns + 2, K, h, w / columns, C] and [columns + 2, C, D] to [K, h, w, D]."""
     _, *space, channels = seen.shape
     products = seen.reshape(len(seen), -1, channels) @ sums
     products = [product.reshape(*space, -1) for product in products]
-    return _interleave(_summed(how.of_products, products), 3)
+    return interleave(_summed(_FILTERS[len(sums) - 2].of_products, products), 2)
 
 
-def _every(x: jax.Array, m: int, axis: int) -> list[jax.Array]:
-    """The m + 2 inputs of each m results along an axis that is 2 longer than the results'."""
-    last = x.shape[axis] - m - 1
-    return [jax.lax.slice_in_dim(x, i, i + last, m, axis) for i in range(m + 2)]
+@functools.partial(jax.jit, static_argnums=1)
+def _pull_columns(cotangent: jax.Array, columns: int) -> jax.Array:
+    """The gradient by products: [K, h, w, D] to [columns + 2, K, h, w / columns, D]."""
+    of_products = _transposed(_FILTERS[columns].of_products)
+    return jnp.stack(_summed(of_products, places(cotangent, 2, columns, columns, 1)))
 
 
-def _interleave(parts: list[jax.Array], axis: int) -> jax.Array:
-    """Every m-th result each, of m arrays [K, h, w, D], along the axis before."""
-    made = jnp.stack(parts, axis)
-    shape = list(parts[0].shape)
-    shape[axis - 1] *= len(parts)
-    return made.reshape(shape)
+@jax.jit
+def _pull_kernel(seen: jax.Array, pulled: jax.Array) -> jax.Array:
+    """The gradient by a kernel's sums: [columns + 2, C, D]."""
+    seen, pulled = (x.reshape(len(x), -1, x.shape[-1]) for x in (seen, pulled))
+    return jnp.einsum("qtc,qtd->qcd", seen, pulled)
 
 
-def gradient_of_rows(x: jax.Array, cotangent: jax.Array, kw: int, rows: int) -> jax.Array:
-    """The gradient of the kernel of a convolution whose rows are made several at once.
-
-    The same sums, transposed: a product of two wide matrices for each.
-
-    Args:
-        x: the padded input, channels first, [C, N, h + 2, w + kw - 1], float32.
-        cotangent: of the output, [N, h, w, D], float32.
-        kw: columns of the kernel.
-        rows: at once, a divisor of h that has a filter.
-
-    Returns:
-        [3, kw, C, D].
-    """
-    how, (*_, w, features) = _FILTERS[rows], cotangent.shape
-    x = jax.lax.optimization_barrier(x)  # copied once for all sums
-    seen = _every(x, rows, 2)
-    pulled = [cotangent[:, i::rows] for i in range(rows)]
-    products = []
-    for of_rows, of_products in zip(how.of_rows, zip(*how.of_products, strict=True), strict=True):
-        met = columns(_weighted(of_rows, seen), kw, w)
-        product = met @ _weighted(of_products, pulled).reshape(-1, features)
-        products.append(product.reshape(kw, len(x), features))
-    return jnp.stack([_weighted(taps, products) for taps in zip(*how.of_kernel, strict=True)])
-
-
-def columns(x: jax.Array, kw: int, width: int, stride: int = 1) -> jax.Array:
-    """What each of a kernel's columns meets, one below the other.
-
-    Args:
-        x: channels first, [C, N, h, wp].
-        kw: columns of the kernel.
-        width: of the results.
-        stride: columns between them.
-
-    Returns:
-        [kw C, N h width].
-    """
-    last = (width - 1) * stride + 1
-    met = jnp.concatenate([x[..., i : i + last : stride] for i in range(kw)])
-    return met.reshape(kw * len(x), -1)
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _pull_row(pulled: jax.Array, sums: jax.Array, before: int, size: int) -> jax.Array:
+    """The gradient by a row that was seen, without padding: [K, h, size, C]."""
+    _, *space, features = pulled.shape
+    columns = len(sums) - 2
+    products = pulled.reshape(len(pulled), -1, features) @ jnp.swapaxes(sums, 1, 2)
+    products = [product.reshape(*space, -1) for product in products]
+    parts = _summed(_transposed(_FILTERS[columns].of_rows), products)
+    return overlap_add(parts, 2, size, columns, before)
 
 
 def _summed(matrix, parts) -> list[jax.Array]:
@@ -255,3 +301,7 @@ def _summed(matrix, parts) -> list[jax.Array]:
 def _weighted(weights, parts) -> jax.Array:
     terms = (weight * part for weight, part in zip(weights, parts, strict=True) if weight)
     return functools.reduce(operator.add, terms)
+
+
+def _transposed(matrix) -> tuple[tuple, ...]:
+    return tuple(zip(*matrix, strict=True))

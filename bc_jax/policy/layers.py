@@ -18,38 +18,6 @@ from bc_jax import lowering
 _PIXELS_ABREAST = 8
 
 
-_convolve = jax.custom_vjp(lowering.convolve, nondiff_argnums=(2,))
-
-
-def _forward(x, kernel, how):
-    return lowering.convolve(x, kernel, how), (x, kernel)
-
-
-def _backward(how, kept, cotangent):
-    gradients = _gradients_on_cpu if lowering.on_cpu() else _gradients_elsewhere
-    return gradients(*kept, cotangent, how)
-
-
-_convolve.defvjp(_forward, _backward)
-
-
-def _gradients_on_cpu(x, kernel, cotangent, how):
-    cotangent = jax.lax.optimization_barrier(cotangent)  # computed once for all that read it
-    return (
-        lowering.input_gradient(cotangent, kernel, x.shape[1:3], how),
-        lowering.kernel_gradient(x, cotangent, kernel.shape[:2], how),
-    )
-
-
-def _gradients_elsewhere(x, kernel, cotangent, how):
-    """XLA's, but for the input's: a convolution, several times faster than cuDNN's gradients."""
-    pullback = jax.vjp(lambda x, kernel: lowering.convolve(x, kernel, how), x, kernel)[1]
-    by_input, by_kernel = pullback(cotangent)
-    if how.strides == (1, 1):
-        by_input = lowering.input_gradient(cotangent, kernel, x.shape[1:3], how)
-    return by_input, by_kernel
-
-
 def convolve(lhs, rhs, window_strides, padding, *, lhs_dilation, rhs_dilation, **options):
     """`jax.lax.conv_general_dilated` as `flax.linen.Conv` calls it, with a fast gradient.
 
@@ -61,12 +29,12 @@ def convolve(lhs, rhs, window_strides, padding, *, lhs_dilation, rhs_dilation, *
     if {*lhs_dilation, *rhs_dilation, options.get("feature_group_count", 1)} != {1}:
         raise ValueError("the policy's convolution has neither dilation nor groups")
     how = lowering.Convolution(tuple(window_strides), tuple(map(tuple, padding)))
-    return _convolve(lhs, rhs, how)
+    return lowering.convolve_to_learn(lhs, rhs, how)
 
 
 @jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
-    """`jax.nn.relu`, whose gradient needs the result alone, which the next convolution keeps too.
+    """`jax.nn.relu`, whose gradient needs the result alone, which what reads it keeps too.
 
     `jax.nn.relu` keeps where `x` is positive, and as many zeros.
     """
@@ -93,18 +61,24 @@ def _spread_over_rows(rows, _, cotangents):
 _sum_rows.defvjp(lambda rows, *matrices: (_sum_rows(rows, *matrices), None), _spread_over_rows)
 
 
-@jax.custom_vjp
-def _scale_rows(matrix, gain, shift):
-    """Each row of a matrix [R, C], by its columns' gain, and shifted: both [C]."""
-    return matrix * gain[None] + shift[None]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _scale_rows(matrix, gain, shift, rectify):
+    """Each row of a matrix [R, C], by its columns' gain, and shifted: both [C]; then ReLU or not.
+
+    The gradient needs the matrix alone, which batch norm's statistics need too.
+    """
+    scaled = matrix * gain[None] + shift[None]
+    return jnp.maximum(scaled, 0) if rectify else scaled
 
 
-def _scale_forward(matrix, gain, shift):
-    return _scale_rows(matrix, gain, shift), (matrix, gain)
+def _scale_forward(matrix, gain, shift, rectify):
+    return _scale_rows(matrix, gain, shift, rectify), (matrix, gain, shift)
 
 
-def _scale_backward(kept, cotangent):
-    matrix, gain = kept
+def _scale_backward(rectify, kept, cotangent):
+    matrix, gain, shift = kept
+    if rectify:
+        cotangent = jnp.where(matrix * gain[None] + shift[None] > 0, cotangent, 0)
     return cotangent * gain[None], *lowering.sum_rows(cotangent * matrix, cotangent)
 
 
@@ -112,11 +86,12 @@ _scale_rows.defvjp(_scale_forward, _scale_backward)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over all but the channels, as `flax.linen.BatchNorm`, in float32."""
+    """Batch norm over all but the channels, as `flax.linen.BatchNorm`, in float32; maybe ReLU."""
 
     use_running_average: bool
     decay: float  # of the running statistics
     epsilon: float = 1e-5
+    rectify: bool = False  # whether ReLU follows
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -140,4 +115,4 @@ class BatchNorm(nn.Module):
                 var.value = self.decay * var.value + (1 - self.decay) * spread
         gain = scale * jax.lax.rsqrt(spread + self.epsilon)
         gain, shift = (jnp.tile(v, abreast) for v in (gain, bias - now * gain))
-        return _scale_rows(wide, gain, shift).reshape(x.shape)
+        return _scale_rows(wide, gain, shift, self.rectify).reshape(x.shape)
