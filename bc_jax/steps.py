@@ -328,6 +328,12 @@ class Steps:
     def _reduce(self, logits, frames) -> jax.Array:
         if not self.learns and self.policy != "oracle":
             return logits[:, :1, :1]  # nothing is looked at
+        if logits.shape[-1] < 2:
+            raise ValueError(
+                f"the logits have shape {list(logits.shape)}: of one class, whose probability "
+                "never changes; give logits=, a function to two or more, such as lambda z: "
+                "jnp.concatenate([jnp.zeros_like(z), z], -1) for a mask z before its sigmoid"
+            )
         scale = self.policy.gain_scale if self.learns else 0.25
         every = max(1, round(logits.shape[1] / frames.shape[1] / scale))
         if logits.shape[1] % every or logits.shape[2] % every:

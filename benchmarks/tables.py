@@ -193,7 +193,7 @@ TABLES = (
         {"network": "{name}"},
         {
             "`jax.jit`": "{dense_versions_ms[default]:.0f} ms",
-            "all of it, by bc_jax": "{dense_ms:.0f} ms",
+            "dense, by bc_jax": "{dense_ms:.0f} ms",
             "10 of 32 blocks": "{sparse_ms:.0f} ms",
         },
         _at_a_glance,

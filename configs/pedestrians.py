@@ -3,7 +3,7 @@
     python evaluate.py --config configs/pedestrians.py
 
 Cost: a quarter of an hour or so on 2 CPU cores; the row `paper` takes most of it.
-Expect: see the README's table.
+Expect: docs/results.md has the tables.
 """
 
 from bc_jax.config import BlockConfig, Config, DataConfig, EvaluateConfig, PolicyConfig

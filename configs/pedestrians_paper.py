@@ -5,7 +5,7 @@
         --checkpoint runs/pedestrians_paper/checkpoints
 
 Cost: more per frame than ESPNet itself, for the policy network is the larger of the two.
-Expect: the executed fraction settles beside the target, not on it; see the README's table.
+Expect: the executed fraction settles beside the target, not on it; docs/results.md has the tables.
 """
 
 from bc_jax.config import BlockConfig, Config, DataConfig, EvaluateConfig, PolicyConfig

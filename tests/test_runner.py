@@ -505,6 +505,24 @@ def test_errors_name_what_is_possible():
         two(video()[0])
 
 
+def test_a_mask_of_one_channel_is_learnt_from_as_two_classes():
+    def mask(params, frames):
+        return network(params, frames)[..., :1]
+
+    settings = {"block_size": BLOCK, "policy": POLICY, "train_interval": 1}
+    for policy in (POLICY, "oracle"):
+        with pytest.raises(ValueError, match="of one class, whose probability never changes; give"):
+            Runner(mask, PARAMS, **settings | {"policy": policy}).start(video()[0])
+    assert Runner(mask, PARAMS, **settings | {"policy": "random"})(video()[0]).shape[-1] == 1
+    both = Runner(
+        mask, PARAMS, **settings, logits=lambda z: jnp.concatenate([jnp.zeros_like(z), z], -1)
+    )
+    for frames in video(3):
+        outputs = both(frames)
+    assert outputs.shape[-1] == 1
+    assert float(both.outcome.gain.max()) > 0
+
+
 def test_logits_of_a_network_with_several_outputs():
     def several(params, frames):
         return {"scores": network(params, frames), "double": 2 * network(params, frames)}
