@@ -42,7 +42,7 @@ def _forward(x, kernel, how):
 
 def _at_once(x, kernel, how: Convolution) -> tuple[int, int]:
     """For how many (rows, columns) of results at once the gradients are best made."""
-    same = how.strides == _NONE and all(sum(pad) == 2 for pad in how.padding)
+    same = how.strides == _NONE and all(sum(sides) == 2 for sides in how.padding)
     if not backend.on_cpu() or not same or {x.dtype, kernel.dtype} != {jnp.dtype(jnp.float32)}:
         return _NONE
     return best_to_learn(x.shape[:3], kernel.shape)

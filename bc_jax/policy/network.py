@@ -109,12 +109,13 @@ class PolicyNet(nn.Module):
         conv = functools.partial(_conv, convolve=self.convolve)
         strides = plan_strides(self.block_pixels, len(self.widths))
         x = x.astype(jnp.float32)
-        x = norm(conv(self.widths[0], (1, 1), name="stem")(x), "stem_norm", True)
+        x = norm(conv(self.widths[0], (1, 1), name="stem")(x), "stem_norm", rectify=True)
         for stage, width in enumerate(self.widths):
             for block in range(self.blocks_per_stage):
                 stride = strides[stage - 1] if stage and not block else (1, 1)
                 name = f"stage{stage}_block{block}"
-                y = norm(conv(width, stride, name=f"{name}_conv0")(x), f"{name}_norm0", True)
+                y = conv(width, stride, name=f"{name}_conv0")(x)
+                y = norm(y, f"{name}_norm0", rectify=True)
                 y = norm(conv(width, (1, 1), name=f"{name}_conv1")(y), f"{name}_norm1")
                 if stride != (1, 1) or x.shape[-1] != width:
                     skip = conv(width, stride, kernel=1, name=f"{name}_skip")(x)
@@ -123,6 +124,6 @@ class PolicyNet(nn.Module):
         *hidden, last = strides[len(self.widths) - 1 :]
         for i, stride in enumerate(hidden):
             x = conv(self.head_width, stride, head=True, name=f"head{i}")(x)
-            x = norm(x, f"head{i}_norm", True)
+            x = norm(x, f"head{i}_norm", rectify=True)
         x = conv(1, last, head=True, bias=True, zero=self.zero_init, name="logit")(x)
         return x.reshape(n, h // ph, w // pw)
