@@ -23,7 +23,6 @@ lint: venv
 
 # The pages of docs/ as a site in site/, their figures drawn anew.
 docs: venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/figures.py
 	$(BIN)/python -m mkdocs build --strict
 
@@ -46,7 +45,7 @@ venv: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,data]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,data,docs]'
 	@touch $@
 
 clean:
