@@ -21,8 +21,7 @@ def _normal(seed, *shape):
 def platform(request, monkeypatch):
     """The backend whose ways are taken; they are right on every one."""
     for name in ("cpu", "gpu"):
-        for module in (lowering, backend):
-            monkeypatch.setattr(module, f"on_{name}", lambda name=name: request.param == name)
+        monkeypatch.setattr(backend, f"on_{name}", lambda name=name: request.param == name)
     return request.param
 
 

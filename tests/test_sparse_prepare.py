@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bc_jax import Runner, blockcopy, lowering, models
+from bc_jax.lowering import backend
 from bc_jax.sparse.prepare import prepare
 from bc_jax.sparse.program import trace
 
@@ -205,7 +206,7 @@ def test_kernels_are_made_ready_for_several_rows_at_once(name):
     run = blockcopy(apply_fn, 16)
     prepared = run.prepare(WIDE, FRAMES)
     found = any(isinstance(array, lowering.SummedKernel) for array in prepared.arrays)
-    assert found == (ready and lowering.on_cpu())
+    assert found == (ready and backend.on_cpu())
     grid = jnp.ones(run.grid_shape(FRAMES), bool)
     made, _ = run(prepared, run.init(WIDE, FRAMES), FRAMES, grid)
     for one, other in zip(

@@ -4,7 +4,7 @@ Tiles that carry their halo are a batch of small images. Each operation has a pl
 backend has a faster one a test holds the two together; `python -m benchmarks.lowerings` times both.
 """
 
-from bc_jax.lowering.backend import compiler_options, half_of, jit, on_cpu, on_gpu
+from bc_jax.lowering.backend import compiler_options, half_of, jit, on_gpu
 from bc_jax.lowering.bits import concatenate, moves
 from bc_jax.lowering.convolution import Convolution, best_ready, convolve, kernel_order, make_ready
 from bc_jax.lowering.gradient import convolve_to_learn
@@ -23,6 +23,6 @@ __all__ = [
     "Convolution", "Exchange", "SummedKernel", "apply_axis_map", "axis_map", "best_ready",
     "compiler_options", "concatenate", "convolve", "convolve_taps", "convolve_to_learn",
     "dot_general", "exchange", "exchange_and_pool", "exchanges_at_once", "half_of", "jit",
-    "kernel_order", "make_ready", "moves", "on_cpu", "on_gpu", "pool", "pools_at_once",
+    "kernel_order", "make_ready", "moves", "on_gpu", "pool", "pools_at_once",
     "reads_taps", "sum_rows", "surround",
 ]  # fmt: skip
