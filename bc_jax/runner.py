@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.compiled_steps import CompiledSteps
-from bc_jax.policy import PolicyConfig
+from bc_jax.policy import Gain, PolicyConfig
 from bc_jax.sizes import Sizes
 from bc_jax.sparse import BlockCopy, Prepared, blockcopy
 from bc_jax.sparse.transform import check_capacity
@@ -52,6 +52,7 @@ class Runner:
         capacity: float | None = None,
         background: bool = False,
         logits: Callable[[Any], jax.Array] | None = None,
+        gain: Gain | None = None,
         seed: int = 0,
         timed: bool = True,
         on_compile: Callable[[str], None] | None = None,
@@ -80,6 +81,8 @@ class Runner:
                 rounding. So no frame but the first waits for a compiler.
             logits: from the network's outputs to logits [N, h, w, classes], where the network
                 returns something else.
+            gain: how to measure what blocks gain, for outputs that are not class logits; None
+                compares the logits, as `policy` says.
             seed: of the policy's parameters and sampling.
             timed: whether to wait for each part, so that `times` has what it took. Without, a GPU
                 works ahead, and only the count of blocks is waited for.
@@ -90,7 +93,7 @@ class Runner:
         policy = PolicyConfig(target=target) if policy is None else policy
         self._params = params
         sparse = apply_fn if isinstance(apply_fn, BlockCopy) else blockcopy(apply_fn, block_size)
-        self.steps = Steps(sparse, policy, target, train_interval, logits or only_array)
+        self.steps = Steps(sparse, policy, target, train_interval, logits or only_array, gain)
         self.learning = learning and self.steps.learns
         self._state: RunnerState | None = None
         self._frames: int | None = None  # that the state has seen; None where that is to be read

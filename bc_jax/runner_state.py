@@ -1,5 +1,7 @@
 """What carries over from frame to frame, what is decided of one, and what became of that."""
 
+from typing import Any
+
 import jax
 from flax import struct
 
@@ -17,6 +19,7 @@ class RunnerState:
         policy: what the policy has learnt; None for a policy that does not learn.
         seen: logits after the last frame, at the resolution where gain is measured; for the oracle,
             what the dense network said of each block when it was last executed.
+        kept: of the last outputs, what a gain of one's own compares; None without one.
         age: int32 [N, Gh, Gw], frames since each block was executed.
         running_gain: float32 [N, Gh, Gw], what each block gained when it was executed.
         missing: bool [N, Gh, Gw], blocks not executed since their stream began: they come first.
@@ -29,6 +32,7 @@ class RunnerState:
     frame_state: FrameState
     policy: PolicyState | None
     seen: jax.Array
+    kept: Any
     age: jax.Array
     running_gain: jax.Array
     missing: jax.Array

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax import policy as policies
-from bc_jax.policy import Observation, PolicyConfig, PolicyState
+from bc_jax.policy import Gain, Observation, PolicyConfig, PolicyState
 from bc_jax.policy.baselines import NAMES as BASELINES
 from bc_jax.policy.inputs import resize_nearest
 from bc_jax.runner_state import Decision, Outcome, RunnerState
@@ -49,6 +49,7 @@ class Steps:
         target: fraction of the blocks that a baseline executes.
         train_interval: `step` learns at every so many frames.
         logits: from the network's outputs to logits [N, h, w, classes].
+        gain: how a policy that learns measures what blocks gain; None is by these logits.
     """
 
     sparse: BlockCopy
@@ -56,6 +57,7 @@ class Steps:
     target: float = 0.3
     train_interval: int = 3
     logits: Callable[[Any], jax.Array] = only_array
+    gain: Gain | None = None
 
     def __post_init__(self):
         """Raises ValueError for an unknown policy, and for what cannot be."""
@@ -100,6 +102,7 @@ class Steps:
             frame_state=frame_state,
             policy=None,
             seen=self._see(frame_state),
+            kept=self._keep(frame_state),
             age=jnp.zeros(grid_shape, jnp.int32),
             running_gain=jnp.full(grid_shape, policies.FIRST_GAIN, jnp.float32),
             missing=jnp.ones(grid_shape, bool),
@@ -110,6 +113,8 @@ class Steps:
         )
         if not self.learns:
             return state
+        if self.gain:  # what it cannot say of these outputs, it says before any frame
+            self.gain.of_blocks(state.kept, state.kept, state.missing)
         observation = self._observe(state, jnp.zeros(frames.shape, frames.dtype))
         return state.replace(policy=policies.init(policy_key, observation, self._policy))
 
@@ -224,9 +229,12 @@ class Steps:
             executed = resize_nearest(grid[..., None], seen.shape[1:3])
             seen = jnp.where(executed, decision.observation.outputs, state.seen)
         gain = jnp.zeros(grid.shape, jnp.float32)
-        policy, running_gain = state.policy, state.running_gain
+        policy, running_gain, kept = state.policy, state.running_gain, self._keep(frame_state)
         if self.learns:
-            gain = self._gain(state.seen, seen, grid, capacity)
+            if self.gain:
+                gain = self.gain.of_blocks(state.kept, kept, grid)
+            else:
+                gain = self._gain(state.seen, seen, grid, capacity)
             # All of a stream's first frame is new: that tells nothing of its blocks.
             counts = decision.counts[:, None, None]
             running_gain = policies.next_running_gain(running_gain, grid & counts, gain)
@@ -234,6 +242,7 @@ class Steps:
         state = state.replace(
             policy=policy,
             seen=seen,
+            kept=kept,
             age=policies.next_age(state.age, grid),
             running_gain=running_gain,
             missing=state.missing & ~grid,
@@ -320,6 +329,10 @@ class Steps:
         gain = policies.information_gain(*tiles, (1, 1), self._policy).reshape(-1)
         none = jnp.zeros(blocks.total, jnp.float32)
         return none.at[blocks.index].set(gain, mode="drop").reshape(grid.shape)
+
+    def _keep(self, frame_state: FrameState):
+        """What a gain of one's own compares with the next frame's."""
+        return self.gain.keep(frame_state.outputs) if self.learns and self.gain else None
 
     def _see(self, frame_state: FrameState) -> jax.Array:
         """The logits at the resolution where gain is measured: every so many rows and columns."""

@@ -11,6 +11,7 @@ from bc_jax.policy.baselines import (
 )
 from bc_jax.policy.budget import block_price, spend_budget
 from bc_jax.policy.cost import count_macs
+from bc_jax.policy.gain import Gain
 from bc_jax.policy.inputs import policy_inputs, policy_pixels
 from bc_jax.policy.learner import (
     Look,
@@ -45,6 +46,7 @@ from bc_jax.policy.settings import PolicyConfig
 
 __all__ = [
     "FIRST_GAIN",
+    "Gain",
     "Look",
     "Observation",
     "PolicyConfig",
