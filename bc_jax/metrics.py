@@ -1,4 +1,4 @@
-"""Figures of merit: confusion, intersection over union, agreement, running means, percentiles."""
+"""Figures of merit: confusion, intersection over union, average precision, agreement, means."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -69,6 +69,70 @@ def miou(matrix: ArrayLike, *, classes: int | None = None) -> float:
     ious = class_iou(matrix)[:classes]
     there = ious[~np.isnan(ious)]
     return float(there.mean()) if there.size else float("nan")
+
+
+def average_precision(
+    found: Sequence[tuple[ArrayLike, ArrayLike]], true: Sequence[ArrayLike], *, iou: float = 0.5
+) -> float:
+    """Area under a detector's curve of precision over recall, of one class and all frames.
+
+    Boxes are taken by their scores, the highest first; each is right where it overlaps enough with
+    a true box of its frame that none before it was right by. Precision at a recall is the largest
+    at that recall and beyond. (Everingham et al., The Pascal Visual Object Classes Challenge: a
+    Retrospective, IJCV 2015, Section 3.4.)
+
+    Args:
+      found: for each frame boxes [M, 4] (x1, y1, x2, y2) and their scores [M].
+      true: for each frame boxes [T, 4].
+      iou: the least intersection over union of a box that is right, in (0, 1].
+
+    Returns:
+      In [0, 1]; NaN where there is no true box.
+
+    Raises:
+      ValueError: frames, boxes and scores are not as many, or `iou` is out of range.
+    """
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou is {iou}; it is above 0 and at most 1")
+    if len(found) != len(true):
+        raise ValueError(f"boxes were found in {len(found)} frames, and {len(true)} have true ones")
+    scores, right = [np.zeros(0)], [np.zeros(0, bool)]
+    for (boxes, score), boxes_there in zip(found, true, strict=True):
+        boxes, there = (np.asarray(b, np.float64).reshape(-1, 4) for b in (boxes, boxes_there))
+        score = np.asarray(score, np.float64)
+        if score.shape != boxes.shape[:1]:
+            raise ValueError(f"{len(boxes)} boxes have scores of shape {list(score.shape)}")
+        order = np.argsort(-score, kind="stable")
+        scores.append(score[order])
+        right.append(_right(_overlap(boxes[order], there), iou))
+    total = sum(np.size(boxes) // 4 for boxes in true)
+    if not total:
+        return float("nan")
+    hits = np.concatenate(right)[np.argsort(-np.concatenate(scores), kind="stable")]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(best[hits].sum() / total)
+
+
+def _right(overlaps: np.ndarray, iou: float) -> np.ndarray:
+    """Which of a frame's boxes are right, bool [M], of their overlaps with true ones [M, T]."""
+    free, right = np.ones(overlaps.shape[1], bool), np.zeros(len(overlaps), bool)
+    for number, overlap in enumerate(overlaps):
+        left = np.where(free, overlap, 0)
+        if left.max(initial=0) >= iou:
+            right[number] = True
+            free[left.argmax()] = False
+    return right
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes [A, 4] and [B, 4]: [A, B]."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    both = np.prod(np.maximum(high - low, 0), axis=-1)
+    area_a, area_b = (np.prod(np.maximum(x[:, 2:] - x[:, :2], 0), axis=-1) for x in (a, b))
+    union = area_a[:, None] + area_b[None, :] - both
+    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
 
 
 def agreement(prediction: ArrayLike, target: ArrayLike) -> float:

@@ -102,7 +102,7 @@ class Steps:
             frame_state=frame_state,
             policy=None,
             seen=self._see(frame_state),
-            kept=self._keep(frame_state),
+            kept=self._nothing_kept(frame_state, grid_shape),
             age=jnp.zeros(grid_shape, jnp.int32),
             running_gain=jnp.full(grid_shape, policies.FIRST_GAIN, jnp.float32),
             missing=jnp.ones(grid_shape, bool),
@@ -113,8 +113,6 @@ class Steps:
         )
         if not self.learns:
             return state
-        if self.gain:  # what it cannot say of these outputs, it says before any frame
-            self.gain.of_blocks(state.kept, state.kept, state.missing)
         observation = self._observe(state, jnp.zeros(frames.shape, frames.dtype))
         return state.replace(policy=policies.init(policy_key, observation, self._policy))
 
@@ -333,6 +331,14 @@ class Steps:
     def _keep(self, frame_state: FrameState):
         """What a gain of one's own compares with the next frame's."""
         return self.gain.keep(frame_state.outputs) if self.learns and self.gain else None
+
+    def _nothing_kept(self, frame_state: FrameState, grid_shape):
+        """The same, zeros; what the gain cannot say of these outputs, it says here."""
+        shapes = jax.eval_shape(self._keep, frame_state)
+        if self.learns and self.gain:
+            grid = jax.ShapeDtypeStruct(grid_shape, bool)
+            jax.eval_shape(self.gain.of_blocks, shapes, shapes, grid)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def _see(self, frame_state: FrameState) -> jax.Array:
         """The logits at the resolution where gain is measured: every so many rows and columns."""

@@ -52,6 +52,39 @@ def test_many_cameras(root, network, capsys):
     assert "camera 2: executed" in capsys.readouterr().out
 
 
+def test_a_detector(root, tmp_path, capsys):
+    detect, weights = example(root, "detect"), tmp_path / "detector.npz"
+    options = {"size": (64, 128), "block": 32, "clips": 1, "frames": 4, "weights": weights}
+    assert detect.main(**options, steps=2, batch=1, training_clips=1, cameras=()) == {}
+    assert "step 2 of 2, loss" in capsys.readouterr().out
+    results = detect.main(**options, cameras=("slow",))  # of the weights that were kept
+    assert "step" not in capsys.readouterr().out
+    assert list(results) == ["slow"]
+    assert list(results["slow"])[-1] == "learned, by boxes"
+    # What two steps have taught is sure of nothing, which nothing can be held against.
+    assert all(np.isnan(precision) for precision in results["slow"].values())
+
+
+def test_a_detectors_targets_are_what_it_decodes(root):
+    detect = example(root, "detect")
+    frame = detect.Clip(detect.StreetConfig(size=(256, 512), frames=1), "val", 0).frame(0)
+    _, centres, sizes, counts = detect.targets(frame)
+    logits = np.log(np.clip(centres, 1e-6, 1 - 1e-6) / (1 - np.clip(centres, 1e-6, 1 - 1e-6)))
+    boxes, scores, kinds = (
+        np.asarray(x[0]) for x in detect.decode(np.concatenate([logits, sizes], -1)[None])
+    )
+    wanted = detect.things(frame)
+    assert 2 < len(wanted) <= detect.MOST
+    assert counts.sum() == (scores > 0.99).sum() > 2
+    for box, kind in zip(boxes[scores > 0.99], kinds[scores > 0.99], strict=True):
+        off = [
+            np.abs(box - (w.left, w.top, w.right, w.bottom)).max()
+            for w in wanted
+            if detect.KINDS[w.label] == kind
+        ]
+        assert min(off) <= detect.STRIDE
+
+
 def test_live(root, network, capsys, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     options = ["--source", "pedestrians", "--size", "64", "96", "--block", "32"]

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bc_jax.logs import Logger, MetricsFile, Progress
-from bc_jax.metrics import RunningMean, agreement, class_iou, confusion, miou, percentiles
+from bc_jax.metrics import (
+    RunningMean,
+    agreement,
+    average_precision,
+    class_iou,
+    confusion,
+    miou,
+    percentiles,
+)
 
 
 @st.composite
@@ -85,6 +93,43 @@ def test_labels_that_cannot_be(prediction, target, message):
 
 def test_nothing_counted_is_nan():
     assert np.isnan(miou(confusion([0], [255], classes=2)))
+
+
+BOX, BESIDE, HALF = (0, 0, 10, 10), (20, 0, 30, 10), (0, 0, 10, 5)  # HALF overlaps BOX by 0.5
+
+
+@pytest.mark.parametrize(
+    ("found", "true", "wanted"),
+    [
+        ([([BOX], [0.3])], [[BOX]], 1),
+        ([([BOX, BESIDE], [0.9, 0.8])], [[BOX]], 1),  # wrong, but behind all that is right
+        ([([BESIDE, BOX], [0.9, 0.8])], [[BOX]], 1 / 2),  # wrong, and before it
+        ([([BOX, BOX], [0.9, 0.8])], [[BOX]], 1),  # a true box is found once
+        ([([BOX, BOX, BESIDE], [0.9, 0.8, 0.7])], [[BOX, BESIDE]], (1 + 2 / 3) / 2),
+        ([([HALF], [1])], [[BOX]], 1),
+        ([([(0, 0, 10, 4.9)], [1])], [[BOX]], 0),
+        ([([HALF, BOX], [0.9, 0.8])], [[BOX]], 1),  # the first takes it
+        ([([BOX], [0.5]), ([BESIDE], [0.9])], [[BOX], [BOX]], 1 / 4),  # of all frames' boxes
+        ([([BESIDE], [0.9]), ([BOX], [0.5])], [[BESIDE], [BOX]], 1),
+        ([([], []), ([], [])], [[BOX], []], 0),
+        ([([BOX], [0.5])], [[]], float("nan")),
+        ([], [], float("nan")),
+    ],
+)
+def test_average_precision_worked_out_by_hand(found, true, wanted):
+    np.testing.assert_allclose(average_precision(found, true), wanted)
+
+
+def test_average_precision_at_another_overlap():
+    found = [([HALF], [1])]
+    assert average_precision(found, [[BOX]], iou=0.51) == 0
+    assert average_precision(found, [[HALF]], iou=1) == 1
+    with pytest.raises(ValueError, match="iou is 0; it is above 0 and at most 1"):
+        average_precision(found, [[BOX]], iou=0)
+    with pytest.raises(ValueError, match="found in 1 frames, and 2 have true ones"):
+        average_precision(found, [[BOX], []])
+    with pytest.raises(ValueError, match=r"1 boxes have scores of shape \[2\]"):
+        average_precision([([HALF], [1, 1])], [[BOX]])
 
 
 def test_agreement():
