@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bc_jax.policy.rewards import box_iou
+
 
 def confusion(
     prediction: ArrayLike, target: ArrayLike, *, classes: int, ignore: int = 255
@@ -104,7 +106,7 @@ def average_precision(
             raise ValueError(f"{len(boxes)} boxes have scores of shape {list(score.shape)}")
         order = np.argsort(-score, kind="stable")
         scores.append(score[order])
-        right.append(_right(_overlap(boxes[order], there), iou))
+        right.append(_right(box_iou(boxes[order], there), iou))
     total = sum(np.size(boxes) // 4 for boxes in true)
     if not total:
         return float("nan")
@@ -123,16 +125,6 @@ def _right(overlaps: np.ndarray, iou: float) -> np.ndarray:
             right[number] = True
             free[left.argmax()] = False
     return right
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes [A, 4] and [B, 4]: [A, B]."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    both = np.prod(np.maximum(high - low, 0), axis=-1)
-    area_a, area_b = (np.prod(np.maximum(x[:, 2:] - x[:, :2], 0), axis=-1) for x in (a, b))
-    union = area_a[:, None] + area_b[None, :] - both
-    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
 
 
 def agreement(prediction: ArrayLike, target: ArrayLike) -> float:

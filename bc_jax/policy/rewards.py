@@ -80,13 +80,17 @@ def block_mean(gain: jax.Array, grid_shape: tuple[int, int]) -> jax.Array:
 
 
 def box_iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns intersection over union of boxes [A, 4] and [B, 4] (x1, y1, x2, y2): [A, B]."""
-    low = jnp.maximum(a[:, None, :2], b[None, :, :2])
-    high = jnp.minimum(a[:, None, 2:], b[None, :, 2:])
-    overlap = jnp.prod(jnp.maximum(high - low, 0), axis=-1)
-    area_a, area_b = (jnp.prod(jnp.maximum(x[:, 2:] - x[:, :2], 0), axis=-1) for x in (a, b))
+    """Returns intersection over union of boxes [A, 4] and [B, 4] (x1, y1, x2, y2): [A, B].
+
+    Arrays of NumPy give one of NumPy.
+    """
+    xp = a.__array_namespace__()
+    low = xp.maximum(a[:, None, :2], b[None, :, :2])
+    high = xp.minimum(a[:, None, 2:], b[None, :, 2:])
+    overlap = xp.prod(xp.maximum(high - low, 0), axis=-1)
+    area_a, area_b = (xp.prod(xp.maximum(x[:, 2:] - x[:, :2], 0), axis=-1) for x in (a, b))
     union = area_a[:, None] + area_b[None, :] - overlap
-    return jnp.where(union > 0, overlap / jnp.where(union > 0, union, 1), 0)
+    return xp.where(union > 0, overlap / xp.where(union > 0, union, 1), 0)
 
 
 def _paint(boxes, values, image_size, grid_shape):
