@@ -113,6 +113,27 @@ def test_depth_gains_by_its_relative_change_in_a_scan():
     assert int(state.policy.skipped_updates) == 0
 
 
+def test_outputs_may_be_kept_as_they_are():
+    """They lie in memory that the next frame writes into."""
+    run = Runner(
+        lambda p, frames: p * frames,
+        jnp.float32(2),
+        block_size=BLOCK,
+        policy=POLICY,
+        capacity=3,
+        gain=Gain(keep=lambda z: z, compare=lambda a, b: jnp.abs(a - b).mean(-1)),
+    )
+    before = None
+    for frames in np.random.default_rng(0).random((6, 1, *SIZE, 3), np.float32):
+        after = np.array(run(frames))
+        if before is not None:
+            changed = block_mean(jnp.abs(after - before).mean(-1), GRID)
+            wanted = np.where(run.outcome.grid, changed, 0)
+            np.testing.assert_allclose(run.outcome.gain, wanted, atol=1e-6)
+            assert wanted.max() > 0.1
+        before = after
+
+
 def test_the_policy_goes_where_the_gain_is():
     left = np.zeros(SIZE, np.float32)
     left[:, :BLOCK] = 1  # what changes elsewhere is of no use
