@@ -31,18 +31,24 @@ MOST = 20  # boxes of a frame
 LEAST, SURE = 0.2, 0.4  # score of a box that is told, and of one that others are held against
 
 
+def detector(**parameters) -> models.Network:
+    """Two maps of centres and the logarithms of width and height; key= or params= as `load`."""
+    return models.load(
+        "swiftnet_rn18", num_classes=4, base_width=24, decoder_width=64, **parameters
+    )
+
+
 def untrained() -> models.Network:
-    """Two maps of centres and the logarithms of width and height; the rest is trained already."""
-    shape = {"base_width": 24, "decoder_width": 64}
-    network = models.load("swiftnet_rn18", key=jax.random.key(0), num_classes=4, **shape)
-    trained = models.load("swiftnet_street").params
+    """The detector, trained already but for its last layer."""
     params = jax.tree.map(
-        lambda new, old: old if old.shape == new.shape else new, network.params, trained
+        lambda new, old: old if old.shape == new.shape else new,
+        detector(key=jax.random.key(0)).params,
+        models.load("swiftnet_street").params,
     )
     # At first hardly anything is a centre, and a side has about 20 pixels.
     last = params["params"]["logits"]["conv"]
     last |= {"kernel": 0 * last["kernel"], "bias": jnp.array([-4.0, -4.0, 3.0, 3.0])}
-    return models.load("swiftnet_rn18", params=params, num_classes=4, **shape)
+    return detector(params=params)
 
 
 def things(frame: Frame) -> list[Box]:
@@ -158,14 +164,19 @@ def play(runner: bc_jax.Runner, clips: list[list[Frame]]) -> tuple[list, float]:
     return found, float(np.mean(executed))
 
 
+def chosen(found: list, kind: int, least: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each frame the boxes of a kind with scores above the least, and these scores."""
+    frames = [(b, s, (s > least) & (k == kind)) for b, s, k in found]
+    return [(boxes[these], scores[these]) for boxes, scores, these in frames]
+
+
 def precision(found: list, dense: list) -> float:
     """Average precision of boxes, held against those that the dense network is sure of."""
     of_kinds = []
     for kind in (0, 1):
-        chosen = [(b[(s > 0) & (k == kind)], s[(s > 0) & (k == kind)]) for b, s, k in found]
-        true = [b[(s > SURE) & (k == kind)] for b, s, k in dense]
+        true = [boxes for boxes, _ in chosen(dense, kind, SURE)]
         if any(map(len, true)):
-            of_kinds.append(average_precision(chosen, true, iou=0.75))
+            of_kinds.append(average_precision(chosen(found, kind, 0), true, iou=0.75))
     return float(np.mean(of_kinds)) if of_kinds else float("nan")
 
 
@@ -231,16 +242,13 @@ def main(
     """Train, or read weights; returns each policy's average precision for each camera."""
     bc_jax.sparse.keep_memory()
     streets = functools.partial(StreetConfig, size=size, frames=frames, traffic=0.5)
-    network = untrained()
     if weights and weights.exists():
         params = models.read_variables(weights)
     else:
-        params = train(network, streets(), steps=steps, clips=training_clips, batch=batch)
+        params = train(untrained(), streets(), steps=steps, clips=training_clips, batch=batch)
         if weights:
             models.write_variables(weights, params)
-    network = models.load(
-        "swiftnet_rn18", params=params, num_classes=4, base_width=24, decoder_width=64
-    )
+    network = detector(params=params)
     return {
         camera: compare(
             network, streets(camera=camera), block=block, clips=clips, target=target, seed=seed

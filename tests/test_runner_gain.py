@@ -16,6 +16,12 @@ POLICY = PolicyConfig(target=0.5, widths=(4,), head_width=4, pixels_per_block=4)
 SIDE = 6  # of a thing in the pictures
 
 
+def scaling(by, **options):
+    """A runner of a network that multiplies frames by a number."""
+    options = {"policy": POLICY} | options
+    return Runner(lambda p, x: p * x, jnp.float32(by), block_size=BLOCK, **options)
+
+
 def squares(frames, things=3, seed=0):
     """Bright squares that jump, on black: float32 [T, 1, H, W, 3]."""
     video = np.zeros((frames, 1, *SIZE, 3), np.float32)
@@ -115,14 +121,8 @@ def test_depth_gains_by_its_relative_change_in_a_scan():
 
 def test_outputs_may_be_kept_as_they_are():
     """They lie in memory that the next frame writes into."""
-    run = Runner(
-        lambda p, frames: p * frames,
-        jnp.float32(2),
-        block_size=BLOCK,
-        policy=POLICY,
-        capacity=3,
-        gain=Gain(keep=lambda z: z, compare=lambda a, b: jnp.abs(a - b).mean(-1)),
-    )
+    gain = Gain(keep=lambda z: z, compare=lambda a, b: jnp.abs(a - b).mean(-1))
+    run = scaling(2, capacity=3, gain=gain)
     before = None
     for frames in np.random.default_rng(0).random((6, 1, *SIZE, 3), np.float32):
         after = np.array(run(frames))
@@ -144,15 +144,7 @@ def test_the_policy_goes_where_the_gain_is():
     chances = {}
     video = np.random.default_rng(1).random((240, 1, *SIZE, 3), np.float32)
     for name, measure in {"own": gain, "by logits": None}.items():
-        run = Runner(
-            lambda p, frames: p * frames,
-            jnp.float32(4),
-            block_size=BLOCK,
-            policy=policy,
-            train_interval=1,
-            gain=measure,
-            timed=False,
-        )
+        run = scaling(4, policy=policy, train_interval=1, gain=measure, timed=False)
         grids = []
         for frames in video:
             run(frames)
@@ -164,15 +156,12 @@ def test_the_policy_goes_where_the_gain_is():
 
 def test_a_gain_that_is_no_map_of_blocks_is_refused_before_the_first_frame():
     def run(compare, **options):
-        gain = Gain(keep=lambda z: z, compare=compare)
-        return Runner(
-            lambda p, frames: p * frames, jnp.float32(1), block_size=BLOCK, gain=gain, **options
-        )
+        return scaling(1, gain=Gain(keep=lambda z: z, compare=compare), **options)
 
     frames = squares(1)[0]
     wrong = r"shape \[1, 32, 48, 3\]; it is the gain \[N, h, w\] of blocks or of pixels, N being 1"
     with pytest.raises(ValueError, match=wrong):
-        run(lambda a, b: jnp.abs(a - b), policy=POLICY).start(frames)
+        run(lambda a, b: jnp.abs(a - b)).start(frames)
     for compare in (
         lambda a, b: 0.0,
         lambda a, b: jnp.zeros((2, *GRID)),
@@ -180,6 +169,6 @@ def test_a_gain_that_is_no_map_of_blocks_is_refused_before_the_first_frame():
         lambda a, b: jnp.zeros((1, 0, 3)),
     ):
         with pytest.raises(ValueError, match="h a multiple of 2 rows of blocks and w of 3 columns"):
-            run(compare, policy=POLICY).start(frames)
+            run(compare).start(frames)
     # A policy that does not learn measures nothing.
     assert run(lambda a, b: 0.0, policy="random")(frames).shape == frames.shape
