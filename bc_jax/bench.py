@@ -114,9 +114,10 @@ def measure(
     for count in counts:
         on_compile(f"network for {count} blocks")
         # A program has room for one block at least, which an empty grid leaves unused.
-        programs[count] = sparse_program(sparse, params, frames[0], capacity=max(1, count))
-        grids = random_grids(shape, count, warm_up + repeats)
-        calls[f"sparse {count}"] = cycle(programs[count].run, frames, grids)
+        capacity = max(1, count) if count < total else None
+        programs[count] = sparse_program(sparse, params, frames[0], capacity=capacity)
+        grids = [random_grids(shape, count, warm_up + repeats)] if capacity else []
+        calls[f"sparse {count}"] = cycle(programs[count].run, frames, *grids)
     rounds = {"repeats": repeats, "warm_up": warm_up}
     timings = alternate(calls, **rounds, on_round=on_round)
     in_rows = alternate(calls, **rounds, in_a_row=in_a_row) if in_a_row > 1 else {}

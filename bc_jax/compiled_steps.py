@@ -64,6 +64,7 @@ class CompiledSteps:
             prepared=Prepared,
             static_argnames=("capacity", "learns"),
             donate_argnums=1,
+            keep_unused=True,  # a state that is written alone is written in place too
         )
         self._pack = jax.jit(_pack_policy) if packs else lambda policy: policy
         self._unpack = jax.jit(_unpack_policy) if packs else lambda policy: policy

@@ -79,29 +79,34 @@ def dense_programs(
     on_compile("dense network (one block)")
     whole = blockcopy(apply_fn, frames.shape[1:3])
     advance = whole.jit(whole.advance, in_order=True)
-    program = sparse_program(whole, params, frames, capacity=frames.shape[0], advance=advance)
-    grid = jnp.ones(whole.grid_shape(frames), bool)
+    program = sparse_program(whole, params, frames, capacity=None, advance=advance)
     programs["one block"] = dataclasses.replace(
-        program, run=lambda frames: program.run(frames, grid).outputs
+        program, run=lambda frames: program.run(frames).outputs
     )
     return programs
 
 
 def sparse_program(
-    sparse: BlockCopy, params, frames: jax.Array, *, capacity: int, advance: Callable | None = None
+    sparse: BlockCopy,
+    params,
+    frames: jax.Array,
+    *,
+    capacity: int | None,
+    advance: Callable | None = None,
 ) -> Program:
     """A block-sparse program `run(frames, grid) -> FrameState`, with a state of its own.
 
-    The state begins with zeros, and what `run` returns is valid until the next call. `advance` is
+    The state begins with zeros, and what `run` returns is valid until the next call. `capacity` is
+    how many blocks it has room for; None makes `run(frames)`, of all blocks. `advance` is
     `sparse.advance`, compiled; None is that which all share.
     """
     prepared = jax.jit(sparse.prepare)(params, frames)
     state = jax.jit(sparse.init)(params, frames)
-    grid = jnp.zeros(sparse.grid_shape(frames), bool)
+    grid = None if capacity is None else jnp.zeros(sparse.grid_shape(frames), bool)
     advance = advance or sparse.compiled
     program = compile_program(advance, prepared, state, frames, grid, capacity=capacity)
 
-    def run(frames, grid):
+    def run(frames, grid=None):
         nonlocal state
         state = program.run(prepared, state, frames, grid)
         return state

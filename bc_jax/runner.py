@@ -202,8 +202,8 @@ class Runner:
         if capacity is None:
             outputs = self._run_in_parts(frames, reset, learns, options)
         else:
-            begins = self._begins(frames, begins)
-            capacity = total if begins else capacity
+            if self._begins(frames, begins):
+                capacity = self._to_begin(frames, reset, total)
             outputs = self._run_at_once(frames, reset, learns, capacity, options)
         self._frames = frame
         return outputs
@@ -236,9 +236,15 @@ class Runner:
         self._begun = not missing.any()
         return not self._begun and bool((missing & np.asarray(whole_streams(frames))).any())
 
-    def _run_at_once(self, frames, reset, learns: bool, capacity: int, options: dict):
+    def _to_begin(self, frames, reset, total: int) -> int | None:
+        """The capacity of a frame with which a stream begins; None where all blocks run."""
+        fills = self.steps.learns or np.all(reset) or self._state.missing.all()
+        return None if not self._background and fills and whole_streams(frames).all() else total
+
+    def _run_at_once(self, frames, reset, learns: bool, capacity: int | None, options: dict):
         """One program, of a capacity."""
-        self._notice(f"frame of {capacity} blocks{' that is learnt from' if learns else ''}")
+        size = "all" if capacity is None else capacity
+        self._notice(f"frame of {size} blocks{' that is learnt from' if learns else ''}")
         clock = time.perf_counter()
         self.times = {"policy": 0.0, "learning": 0.0}
         results = self._pieces.frame(
@@ -257,11 +263,12 @@ class Runner:
         after, decision = self._pieces.decide(self._state, frames, reset, learns=learns, **options)
         self.decision = decision.replace(looked=None)
         wanted = int(decision.count)  # the one number that is read back
-        capacity = self._sizes.fitting(wanted)
-        grid, frames = self._pieces.choose(self.decision, frames, capacity=capacity)
+        capacity, grid = self._sizes.fitting(wanted), None
+        if not self._all_run(capacity, wanted):
+            grid, frames = self._pieces.choose(self.decision, frames, capacity=capacity)
         if self._background:
             capacity = self._room(capacity, after, frames, grid)
-        self._notice(f"network for {capacity} blocks")
+        self._notice(f"network for {'all' if grid is None else capacity} blocks")
         clock = self._lap("policy", clock)
         # The network writes into the memory, so that this state cannot be used again.
         memory = self.steps.sparse.compiled(
@@ -282,6 +289,13 @@ class Runner:
             self._wait(learnt)
             self._lap("learning", clock)
         return memory.outputs
+
+    def _all_run(self, capacity: int, wanted: int) -> bool:
+        """Whether all blocks run, as wanted or to fill the capacity, so that no grid is needed."""
+        total = self._state.missing.size
+        if capacity < total or self._background:  # whose program for all is one for fewer too
+            return False
+        return wanted == total or self.steps.learns and bool(self.decision.allowed.all())
 
     def _room(self, capacity: int, after: RunnerState, frames, grid) -> int:
         """The capacity, or a larger one whose program is there while its own is compiled."""

@@ -172,7 +172,9 @@ class Steps:
         skipped = state.skipped_frames + (~whole).astype(jnp.int32)
         return state.replace(key=key, carry=carry, skipped_frames=skipped), decision
 
-    def execute(self, params, state: RunnerState, decision: Decision, frames, *, capacity: int):
+    def execute(
+        self, params, state: RunnerState, decision: Decision, frames, *, capacity: int | None
+    ):
         """Run the network on the blocks decided, as many as `capacity`, and measure the gain.
 
         Args:
@@ -180,12 +182,15 @@ class Steps:
             state: what `decide` returned.
             decision: likewise.
             frames: the same frames.
-            capacity: K, static. A policy that learns fills spare room with its next choices.
+            capacity: K, static. A policy that learns fills spare room with its next choices. None
+                runs all blocks, whatever was decided, which is faster than as many blocks are.
 
         Returns:
             The state after the frame, and the Outcome.
         """
-        grid, frames = self.choose(decision, frames, capacity=capacity)
+        grid = None
+        if capacity is not None:
+            grid, frames = self.choose(decision, frames, capacity=capacity)
         frame_state = self.sparse.advance(
             params, state.frame_state, frames, grid, capacity=capacity
         )
@@ -208,7 +213,12 @@ class Steps:
         return grid, frames
 
     def settle(
-        self, state: RunnerState, decision: Decision, frame_state: FrameState, *, capacity: int
+        self,
+        state: RunnerState,
+        decision: Decision,
+        frame_state: FrameState,
+        *,
+        capacity: int | None,
     ):
         """Measure what the execution gained; all of the next state but its `frame_state`.
 
@@ -216,7 +226,7 @@ class Steps:
             state: what `decide` returned.
             decision: likewise.
             frame_state: after the execution.
-            capacity: K, static, that it was executed with.
+            capacity: K, static, that it was executed with; None for all blocks.
 
         Returns:
             The state, and the Outcome.
@@ -232,7 +242,7 @@ class Steps:
             if self.gain:
                 gain = self.gain.of_blocks(state.kept, kept, grid)
             else:
-                gain = self._gain(state.seen, seen, grid, capacity)
+                gain = self._gain(state.seen, seen, grid, capacity or grid.size)
             # All of a stream's first frame is new: that tells nothing of its blocks.
             counts = decision.counts[:, None, None]
             running_gain = policies.next_running_gain(running_gain, grid & counts, gain)
@@ -262,7 +272,7 @@ class Steps:
             looked=decision.looked,
         )
 
-    def step(self, params, state: RunnerState, frames, reset=None, *, capacity: int):
+    def step(self, params, state: RunnerState, frames, reset=None, *, capacity: int | None):
         """Decide, execute and, at every `train_interval`-th frame, learn: one program.
 
         Returns:
@@ -291,7 +301,7 @@ class Steps:
         frames,
         reset=None,
         *,
-        capacity: int,
+        capacity: int | None,
         learns: bool = False,
         **options,
     ):
@@ -302,7 +312,8 @@ class Steps:
             state: of the frame before.
             frames: [N, H, W, 3].
             reset: bool [N], True where a stream begins anew with this frame.
-            capacity: K, static. Of more blocks those run that are required, then the likeliest.
+            capacity: K, static, or None, as `execute` has it. Of more blocks those run that are
+                required, then the likeliest.
             learns: whether the policy learns from this frame, static.
             **options: of `decide`.
 

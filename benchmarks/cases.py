@@ -91,10 +91,11 @@ class Loaded:
         return {name: cycle(p.run, self.frames) for name, p in programs.items()}
 
     def sparse_call(self, grids: list[jax.Array]) -> Callable[[], object]:
-        """The block-sparse network on frames and grids in turn, with room for a grid's blocks."""
-        capacity = int(grids[0].sum())
+        """The block-sparse network on frames and grids in turn, all of as many blocks."""
+        executed = int(grids[0].sum())
+        capacity = executed if executed < grids[0].size else None
         program = sparse_program(self.sparse, self.params, self.frames[0], capacity=capacity)
-        return cycle(program.run, self.frames, grids)
+        return cycle(program.run, self.frames, *([grids] if capacity else []))
 
     def compare(self, benchmark: str, **options) -> list[dict]:
         """The rows of `bc_jax.bench.measure`, which has the options, with what they are of."""

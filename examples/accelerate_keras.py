@@ -50,7 +50,7 @@ def main(size: tuple[int, int] = (256, 384), block: int = 64, frames: int = 10) 
     rng = np.random.default_rng(0)
     shape = sparse.grid_shape(video[0])
     for t, frame in enumerate(video):
-        grid = np.ones(shape, bool) if t == 0 else rng.random(shape) < 0.3
+        grid = None if t == 0 else rng.random(shape) < 0.3
         logits, state = step(params, state, frame, grid)
     different = logits.argmax(-1) != jax.jit(apply)(params, frame).argmax(-1)
     print(f"pixels of another class than the dense network's: {different.mean():.1%}")

@@ -36,7 +36,7 @@ def main(
     @jax.jit
     def train(key, params, clip):
         state = steps.init(key, params, clip[0])
-        state, _ = steps.step(params, state, clip[0], capacity=total)
+        state, _ = steps.step(params, state, clip[0], capacity=None)
 
         def frame(state, pixels):
             state, outcome = steps.step(params, state, pixels, capacity=capacity)

@@ -287,6 +287,31 @@ def test_a_fixed_capacity_is_kept_but_where_a_stream_begins():
     assert set(run.times) == {"policy", "network", "learning"}
 
 
+@pytest.mark.parametrize("policy", [POLICY, "random"], ids=["learned", "random"])
+@pytest.mark.parametrize("capacity", [None, 2], ids=["in parts", "at once"])
+def test_where_all_blocks_run_no_grid_is_needed(policy, capacity):
+    run = runner(policy, capacity=capacity, capacity_steps=3, train_interval=100)
+    told = []
+    run._on_compile = told.append
+    clip = video(4, streams=2).copy()
+    clip[1, 1, 0, 0] = np.nan
+    begins = [None, np.array([True, True]), np.array([False, True]), np.array([True, True])]
+    run_all = []
+    for frame, reset in zip(clip, begins, strict=True):
+        told.clear()
+        outputs = np.asarray(run(frame, reset))
+        run_all.append(any("all blocks" in what for what in told))
+        executed = np.asarray(run.outcome.grid)
+        for stream in range(2):
+            if executed[stream].all():
+                np.testing.assert_allclose(outputs[stream], dense(frame)[stream], atol=1e-5)
+    # Compiled for the first frame; not for one of which a stream is left out.
+    assert run_all == [True, False, False, False]
+    assert executed.all()
+    total = run.state.missing.size
+    assert (f"frame of {total} blocks" in run._known) == (capacity is not None)
+
+
 def test_a_capacity_may_be_a_share_of_the_blocks():
     for capacity, blocks in ((0.5, 3), (0.01, 1), (1.0, 6)):
         run = runner(capacity=capacity)
@@ -368,7 +393,8 @@ def test_spare_room_is_filled_and_one_program_serves_a_capacity():
     assert sizes <= {2, 4, 6}
     # Compiled when first needed, and never again.
     networks = [what for what in told if what.startswith("network")]
-    assert sorted(networks) == sorted(f"network for {size} blocks" for size in sizes)
+    named = [f"network for {'all' if size == 6 else size} blocks" for size in sizes]
+    assert sorted(networks) == sorted(named)
     # The interpreter traces the network for its shape, not for each capacity.
     assert len(traces) <= 2
     assert run.compiled == ()

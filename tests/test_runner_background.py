@@ -64,6 +64,7 @@ def test_after_the_first_frame_all_is_compiled_in_the_other_thread(compiling_thr
     run = runner(background=True, **STEPS)
     frames = [jnp.asarray(frame) for frame in video(30)]
     run(frames[0])
+    assert "network for 6 blocks" in run.compiled  # in which fewer have room too
     assert "MainThread" in compiling_threads
     compiling_threads.clear()
     sizes = set()

@@ -7,7 +7,8 @@ from bc_jax.sparse.blocks import Blocks, block_index, combine, executed_grid, sp
 from bc_jax.sparse.explain import Report
 from bc_jax.sparse.findings import Row
 from bc_jax.sparse.halo import Halo, exchange_halo
-from bc_jax.sparse.transform import BlockCopy, FrameState, Prepared, blockcopy
+from bc_jax.sparse.state import FrameState
+from bc_jax.sparse.transform import BlockCopy, Prepared, blockcopy
 
 __all__ = [
     "BlockCopy", "BlockSparsityWarning", "Blocks", "FrameState", "Halo", "Prepared", "Report",

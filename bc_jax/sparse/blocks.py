@@ -96,7 +96,7 @@ def block_index(grid: jax.Array, *, capacity: int) -> jax.Array:
     return jnp.flatnonzero(flat, size=capacity, fill_value=flat.size).astype(jnp.int32)
 
 
-def _by_block(dense: jax.Array, grid_shape: tuple[int, int, int]) -> jax.Array:
+def by_block(dense: jax.Array, grid_shape: tuple[int, int, int]) -> jax.Array:
     """View [N, H, W, *rest] as [N, Gh, h, Gw, w, *rest]."""
     n, gh, gw = grid_shape
     height, width, rest = dense.shape[1], dense.shape[2], dense.shape[3:]
@@ -115,7 +115,7 @@ def split(dense: jax.Array, blocks: Blocks) -> jax.Array:
         tiles [K, H/Gh, W/Gw, *rest]; places without a block repeat the frame's last block.
     """
     stream, row, column = blocks.coordinates
-    return _by_block(dense, blocks.grid_shape)[stream, row, :, column]
+    return by_block(dense, blocks.grid_shape)[stream, row, :, column]
 
 
 def combine(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array:
@@ -137,7 +137,7 @@ def _combine(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array:
     stream, row, column = blocks.coordinates
     # An index outside the array makes the scatter drop the tile.
     stream = jnp.where(blocks.index < blocks.total, stream, blocks.grid_shape[0])
-    cut = _by_block(dense, blocks.grid_shape)
+    cut = by_block(dense, blocks.grid_shape)
     places = cut.at[stream, row, :, column]
     written = places.set(tiles, mode="drop", unique_indices=False)
     return written.reshape(dense.shape)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from bc_jax import lowering
-from bc_jax.sparse.blocks import Blocks, combine
+from bc_jax.sparse.blocks import Blocks, by_block, combine
 
 
 class Halo(NamedTuple):
@@ -92,7 +92,13 @@ def store(memory: Memory, tiles: jax.Array, blocks: Blocks) -> Memory:
     if isinstance(memory, Frames):
         return memory.replace(array=_store_windows(memory, tiles, blocks))
 
-    (h, w), halo = tiles.shape[1:3], memory.halo
+    new = _sides(tiles, memory.halo)
+    return memory.replace(array=memory.array.at[blocks.index].set(new, mode="drop"))
+
+
+def _sides(tiles: jax.Array, halo: Halo) -> jax.Array:
+    """What `Strips` have of each tile of [K, h, w, *rest]: [K, P, *rest]."""
+    h, w = tiles.shape[1:3]
     sides = [
         tiles[:, : halo.bottom],
         tiles[:, h - halo.top :],
@@ -100,8 +106,18 @@ def store(memory: Memory, tiles: jax.Array, blocks: Blocks) -> Memory:
         tiles[:, :, w - halo.left :],
     ]
     pixels = [side.reshape(len(tiles), -1, *tiles.shape[3:]) for side in sides if side.size]
-    new = jnp.concatenate(pixels, axis=1)
-    return memory.replace(array=memory.array.at[blocks.index].set(new, mode="drop"))
+    return jnp.concatenate(pixels, axis=1)
+
+
+@lowering.moves
+def remember_all(frames: jax.Array, *, halo: Halo, grid_shape: tuple[int, int, int]) -> Memory:
+    """The memory of a tensor [N, H, W, *rest] that is known in full."""
+    cut = by_block(frames, grid_shape)
+    h, w, rest = cut.shape[2], cut.shape[4], cut.shape[5:]
+    if keeps_frames(halo, (h, w)):
+        around = [(0, 0), (halo.top, halo.bottom), (halo.left, halo.right)]
+        return Frames(jnp.pad(frames, around + [(0, 0)] * len(rest)), halo)
+    return Strips(_sides(jnp.swapaxes(cut, 2, 3).reshape(-1, h, w, *rest), halo), halo)
 
 
 def _store_windows(memory: Frames, tiles: jax.Array, blocks: Blocks) -> jax.Array:

@@ -32,7 +32,13 @@ from bc_jax.sparse.values import (
 
 
 class Context:
-    """What the rules share while one frame runs."""
+    """What the rules share while one frame runs.
+
+    Attributes:
+        parts: the rows and columns of blocks that a tile consists of.
+    """
+
+    parts = (1, 1)
 
     def __init__(self, blocks: Blocks, program: Program, plan: Plan, memory: dict | None):
         """Without memory, the walk only notes in `plan` what it would need."""
@@ -245,7 +251,11 @@ class Context:
             return None
         rest = [a for a in range(len(shape)) if a not in axes]
         dense = jnp.transpose(value.full, (*axes, *rest))
-        return Blocked(split(dense, self.blocks), axes, dense=dense, fresh=True)
+        return Blocked(self.cut(dense), axes, dense=dense, fresh=True)
+
+    def cut(self, dense: jax.Array) -> jax.Array:
+        """The executed blocks' tiles of an array [N, H, W, *rest]."""
+        return split(dense, self.blocks)
 
 
 def interpret(context: Context, args: list, records: list[Record] | None = None) -> list:

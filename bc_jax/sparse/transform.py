@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,24 +23,9 @@ from bc_jax.sparse.parameters import array_leaves, identity, rebuilder
 from bc_jax.sparse.plan import Plan, Record, memory_for
 from bc_jax.sparse.prepare import prepare
 from bc_jax.sparse.program import Program, trace
+from bc_jax.sparse.state import FrameState, check_call, check_state
 from bc_jax.sparse.values import Blocked, Whole, inverse, plain
-
-
-@struct.dataclass
-class FrameState:
-    """What a block-sparse network remembers of a video; N streams of B = Gh * Gw blocks.
-
-    Attributes:
-        frames: [N, H, W, C], the frame state: each block's pixels when it was last executed.
-        outputs: what the network returned for the last frame, a pytree of the network's shapes.
-        grid: bool [N, Gh, Gw], the blocks that were executed in the last frame.
-        memory: per tensor of the network, what its neighbours or its dense fallbacks need.
-    """
-
-    frames: jax.Array
-    outputs: Any
-    grid: jax.Array
-    memory: dict[str, dict[str, Any]]
+from bc_jax.sparse.whole import WholeFrames
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,14 +121,17 @@ class BlockCopy:
         arrays = traced.once.run(array_leaves(params))
         return Prepared(traced.plan.make_ready(traced.program, arrays), traced)
 
-    def __call__(self, params, state: FrameState, frames, grid, *, capacity: int | None = None):
+    def __call__(
+        self, params, state: FrameState, frames, grid=None, *, capacity: int | None = None
+    ):
         """Run one frame of each stream on the blocks that the grid selects.
 
         Args:
             params: the network's parameters, or what `prepare` made of them.
             state: what `init` or the last call returned.
             frames: [N, H, W, C].
-            grid: bool [N, Gh, Gw], the blocks to execute.
+            grid: bool [N, Gh, Gw], the blocks to execute. None executes all, faster than a grid of
+                them does: the network runs on whole frames.
             capacity: K, the most blocks that run, over all streams; static. None means all. Of more
                 blocks than K the first K in row-major order run; `state.grid` says which.
 
@@ -156,17 +145,27 @@ class BlockCopy:
         return state.outputs, state
 
     def advance(
-        self, params, state: FrameState, frames, grid, *, capacity: int | None = None
+        self, params, state: FrameState, frames, grid=None, *, capacity: int | None = None
     ) -> FrameState:
         """As a call, and returns the state alone: a compiled program need not copy its outputs."""
-        frames, grid = jnp.asarray(frames), _array(grid)
-        n, gh, gw = self.grid_shape(frames)
-        _check_call(state, frames, grid, (n, gh, gw))
+        frames, grid = jnp.asarray(frames), None if grid is None else _array(grid)
+        grid_shape = self.grid_shape(frames)
+        check_call(state, frames, grid, grid_shape)
+        total = math.prod(grid_shape)
+        capacity = total if capacity is None else check_capacity(capacity, total)
         prepared = self.prepare(params, frames)
         traced = prepared.traced
-        _check_state(state, traced.state)
-        total = n * gh * gw
-        capacity = total if capacity is None else check_capacity(capacity, total)
+        check_state(state, traced.state)
+        if grid is None:
+            if capacity < total:
+                raise ValueError(
+                    f"without a grid all {total} blocks run, and capacity is {capacity}; give a "
+                    "grid, or no capacity"
+                )
+            after = _on_whole_frames(prepared, frames)
+            if after is not None:
+                return after
+            grid = jnp.ones(grid_shape, bool)
         blocks = Blocks(block_index(jnp.asarray(grid), capacity=capacity), traced.grid_shape)
         tiles = split(frames, blocks)
         kept_frames = write_tiles(state.frames, tiles, blocks)
@@ -196,7 +195,10 @@ class BlockCopy:
             function: what to compile, the call itself or `advance`; None is the call.
             **options: of `jax.jit`, in place of these; or `in_order`, see `compiler_options`.
         """
-        options = {"static_argnames": "capacity", "donate_argnums": 1} | options
+        # Without a grid a state is written alone: kept for that, not left out with what is unused.
+        options = {
+            "static_argnames": "capacity", "donate_argnums": 1, "keep_unused": True, **options
+        }  # fmt: skip
         if "compiler_options" in options:
             return jax.jit(function or self, **options)
         return lowering.jit(function or self, prepared=Prepared, **options)
@@ -296,6 +298,23 @@ def check_capacity(capacity, total: int) -> int:
     return int(capacity)
 
 
+def _on_whole_frames(prepared: Prepared, frames: jax.Array) -> FrameState | None:
+    """The state after all blocks of the frames; None where blocks need what this does not give."""
+    traced = prepared.traced
+    context = WholeFrames(traced.program, traced.plan, traced.grid_shape)
+    image = Blocked(frames, (0, 1, 2), key="frames", dense=frames)
+    results = interpret(context, [*prepared.arrays, image])
+    memory = context.remember()
+    if memory is None:
+        return None
+    outputs = [
+        jnp.broadcast_to(context.dense(_unpadded(context, result)), shape.shape).astype(shape.dtype)
+        for result, shape in zip(results, jax.tree.leaves(traced.state.outputs), strict=True)
+    ]
+    outputs = jax.tree.unflatten(traced.program.out_tree, outputs)
+    return FrameState(frames, outputs, jnp.ones(traced.grid_shape, bool), memory)
+
+
 def _walk(program: Program, shapes, frame_shape, grid_shape):
     """Walk the program once without computing: the plan, the records, the outputs' shapes."""
     plan, records = Plan(), []
@@ -324,12 +343,17 @@ def _finish(context: Context, result, kept: jax.Array) -> jax.Array:
         result = context.as_blocked(result, (0, 1, 2)) or result
     if not isinstance(result, Blocked):
         return jnp.broadcast_to(plain(result), kept.shape).astype(kept.dtype)
-    if context.padded_shape(result) != context.shape(result):
-        raise ValueError("an output is padded around the image; crop it in apply_fn")
-    order = result.apart().order
+    order = _unpadded(context, result).apart().order
     apart = kept.reshape(context.shape(result.apart()))
     array = write_tiles(jnp.transpose(apart, order), result.tiles, context.blocks)
     return jnp.transpose(array, inverse(order)).reshape(kept.shape)
+
+
+def _unpadded(context: Context, result):
+    """A result of the program, if it is not padded; ValueError otherwise."""
+    if isinstance(result, Blocked) and context.padded_shape(result) != context.shape(result):
+        raise ValueError("an output is padded around the image; crop it in apply_fn")
+    return result
 
 
 def _not_whole(name: str, size: tuple[int, int], block_size: tuple[int, int]) -> str:
@@ -353,33 +377,3 @@ def _near_divisor(side: int, block: int) -> int:
 
 def _array(value):
     return value if hasattr(value, "dtype") else jnp.asarray(value)
-
-
-def _check_call(state: FrameState, frames, grid, grid_shape) -> None:
-    if not isinstance(state, FrameState):
-        raise ValueError(f"state must be the FrameState that init returns; got {type(state)}")
-    if state.frames.shape != frames.shape or state.frames.dtype != frames.dtype:
-        raise ValueError(
-            f"frames are {frames.dtype}{list(frames.shape)} but the state was made for "
-            f"{state.frames.dtype}{list(state.frames.shape)}; make a new state with init"
-        )
-    if grid.shape != grid_shape or grid.dtype != jnp.bool_:
-        raise ValueError(
-            f"grid must be bool {list(grid_shape)}, a block each; got {grid.dtype} "
-            f"{list(grid.shape)}"
-        )
-
-
-def _check_state(state: FrameState, expected: FrameState) -> None:
-    def described(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(path): (x.shape, jnp.dtype(x.dtype)) for path, x in leaves}
-
-    have, want = described(state), described(expected)
-    for path in [*want, *have]:
-        if have.get(path) != want.get(path):
-            raise ValueError(
-                f"the state is not this network's: state{path} is {have.get(path, 'missing')}, "
-                f"wanted {want.get(path, 'nothing')}; make a new state with init (the network, its "
-                "parameters' shapes or the block size have changed)"
-            )

@@ -27,10 +27,12 @@ def reduce(context, op, x):
         (tiles,) = op.bind(x.tiles, axes=x.tile_axes(axes))
         return x.new(tiles, _after_removing(x.axes, axes))
     # One value per block: a frame of 1 x 1 tiles, small to remember and cheap to reduce whole.
-    tile_axes = x.tile_axes(axes)
-    (parts,) = op.bind(x.tiles, axes=tile_axes)
-    parts = jnp.expand_dims(parts, tile_axes)
-    parts = Blocked(parts, x.axes, key=f"{op.outputs[0]}_blocks")
+    rows, columns = context.parts
+    k, h, w, *rest = x.tiles.shape
+    cut = x.tiles.reshape(k, rows, h // rows, columns, w // columns, *rest)
+    others = tuple(a for a in x.tile_axes(axes) if a > 2)
+    (parts,) = op.bind(cut, axes=(2, 4, *(a + 2 for a in others)))
+    parts = Blocked(jnp.expand_dims(parts, others), x.axes, key=f"{op.outputs[0]}_blocks")
     context.reason = "reduces over all of space; cheap, from one value per block"
     whole = context.dense(parts)
     (whole,) = op.bind(whole, axes=axes)

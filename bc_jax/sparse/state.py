@@ -1,0 +1,57 @@
+"""What a block-sparse network remembers of a video, and whether it fits what is run."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+@struct.dataclass
+class FrameState:
+    """What a block-sparse network remembers of a video; N streams of B = Gh * Gw blocks.
+
+    Attributes:
+        frames: [N, H, W, C], the frame state: each block's pixels when it was last executed.
+        outputs: what the network returned for the last frame, a pytree of the network's shapes.
+        grid: bool [N, Gh, Gw], the blocks that were executed in the last frame.
+        memory: per tensor of the network, what its neighbours or its dense fallbacks need.
+    """
+
+    frames: jax.Array
+    outputs: Any
+    grid: jax.Array
+    memory: dict[str, dict[str, Any]]
+
+
+def check_call(state: FrameState, frames, grid, grid_shape: tuple[int, int, int]) -> None:
+    """ValueError where a state or a grid, None being none, is not of the frames' shape."""
+    if not isinstance(state, FrameState):
+        raise ValueError(f"state must be the FrameState that init returns; got {type(state)}")
+    if state.frames.shape != frames.shape or state.frames.dtype != frames.dtype:
+        raise ValueError(
+            f"frames are {frames.dtype}{list(frames.shape)} but the state was made for "
+            f"{state.frames.dtype}{list(state.frames.shape)}; make a new state with init"
+        )
+    if grid is not None and (grid.shape != grid_shape or grid.dtype != jnp.bool_):
+        raise ValueError(
+            f"grid must be bool {list(grid_shape)}, a block each; got {grid.dtype} "
+            f"{list(grid.shape)}"
+        )
+
+
+def check_state(state: FrameState, expected: FrameState) -> None:
+    """ValueError where a state's arrays have not the expected shapes and dtypes."""
+
+    def described(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): (x.shape, jnp.dtype(x.dtype)) for path, x in leaves}
+
+    have, want = described(state), described(expected)
+    for path in [*want, *have]:
+        if have.get(path) != want.get(path):
+            raise ValueError(
+                f"the state is not this network's: state{path} is {have.get(path, 'missing')}, "
+                f"wanted {want.get(path, 'nothing')}; make a new state with init (the network, its "
+                "parameters' shapes or the block size have changed)"
+            )
