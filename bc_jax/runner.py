@@ -295,7 +295,7 @@ class Runner:
         total = self._state.missing.size
         if capacity < total or self._background:  # whose program for all is one for fewer too
             return False
-        return wanted == total or self.steps.learns and bool(self.decision.allowed.all())
+        return wanted == total or (self.steps.learns and bool(self.decision.allowed.all()))
 
     def _room(self, capacity: int, after: RunnerState, frames, grid) -> int:
         """The capacity, or a larger one whose program is there while its own is compiled."""

@@ -395,6 +395,24 @@ def computed_places(p, x):
     return conv(wide[:, :, ::2] + tall, p["b"])
 
 
+def picked_places(p, x):
+    # Bilinear resizing by hand, as `torchax` has it, with channels last and first; rows and columns
+    # exchanged; channels and columns at once.
+    x = conv(x, p["a"], 2)
+    h, w = x.shape[1:3]
+    rows, columns = (np.clip((np.arange(2 * s) + 0.5) / 2 - 0.5, 0, s - 1) for s in (h, w))
+    below, beside = (np.minimum(v.astype(int) + 1, s - 1) for v, s in ((rows, h), (columns, w)))
+    above, before = rows.astype(int)[:, None], columns.astype(int)[None]
+    down, right = (rows % 1)[None, :, None, None], (columns % 1)[None, None, :, None]
+    upper = x[:, above, before] * (1 - right) + x[:, above, beside[None]] * right
+    lower = x[:, below[:, None], before] * (1 - right) + x[:, below[:, None], beside[None]] * right
+    large = (upper * (1 - down) + lower * down).astype(x.dtype)
+    first = jnp.transpose(x, (0, 3, 1, 2))[:, :, above, before]
+    turned = conv(x, p["b"])[:, above.T, before.T]  # [N, columns, rows, C]
+    mixed = jnp.transpose(x, (0, 3, 1, 2))[:, np.array([[2], [0], [2]]), :, np.arange(2 * w) // 2]
+    return conv(large, p["b"]), first, turned.swapaxes(1, 2), jnp.transpose(mixed, (2, 3, 1, 0))
+
+
 def whole_outputs(p, x):
     # What the whole frame gave is an output like any other: copied where nothing is executed.
     y = conv(x, p["a"], 2)
@@ -437,6 +455,7 @@ PLAIN = {
     ),
     "integer_frames": (integer_frames, {"a": (3, 3, 3, 6), "head": (3, 3, 6, 4)}, 16),
     "computed_places": (computed_places, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6)}, 16),
+    "picked_places": (picked_places, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4)}, (8, 16)),
     "whole_outputs": (whole_outputs, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 2)}, 16),
     "odd_outputs": (odd_outputs, {"a": (3, 3, 3, 6), "bias": (1, 1, 1, 6)}, 8),
 }
@@ -471,7 +490,7 @@ FLAX = {
 # The primitive that mixes space, as the jaxpr calls it; where several are possible, any of them.
 NONE = (plain_cnn, strided, dilated, depthwise, transposed, unet_bilinear, unet_nearest, pooling)
 NONE += (even_kernels, five_branches, depth_to_space, channels, convnext, recomputed)
-NONE += (nested_calls, integer_frames)
+NONE += (nested_calls, integer_frames, picked_places)
 MEAN = ("reduce_sum", "reshape", "square")
 FALLS_BACK = {f.__name__: () for f in NONE} | {
     "nnx": (),

@@ -6,6 +6,8 @@ whose rows of one block read only pixels near that block; so each tile reads a h
 multiplied by its own part of the matrix, whatever the method of interpolation.
 """
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -157,31 +159,63 @@ def finish_resize(context, x: Resized) -> Blocked:
 
 @rule("gather")
 def gather(context, op, x, indices):
-    """Picks along one axis by a known index: nearest-neighbour resizing, or channels."""
+    """Picks along axes by a known index of each: nearest-neighbour resizing, or channels."""
     if not isinstance(x, Blocked | Resized):
         raise Declined("")
     x = x if isinstance(x, Resized) else leader([x])
-    numbers, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
-    index = context.program.static(op.inputs[1])
-    single = len(numbers.start_index_map) == 1 and index is not None and index.ndim == 2
-    if not single or numbers.collapsed_slice_dims != numbers.start_index_map:
+    numbers, shape = op.params["dimension_numbers"], op.in_shapes[0]
+    axes = numbers.start_index_map
+    picks = _picks(context.program.static(op.inputs[1]), len(axes))
+    if picks is None or sorted(axes) != list(numbers.collapsed_slice_dims):
         raise Declined("gathers at places that are computed")
-    (axis,) = numbers.start_index_map
-    shape = op.in_shapes[0]
-    if any(sizes[a] != shape[a] for a in range(x.rank) if a != axis) or sizes[axis] != 1:
+    sizes = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+    if op.params["slice_sizes"] != sizes:
         raise Declined("gathers a part of space")
-    index = index[:, 0]
-    if index.size and (index.min() < 0 or index.max() >= shape[axis]):
+    if any(
+        index.size and (index.min() < 0 or index.max() >= shape[axis])
+        for axis, (_, index) in zip(axes, picks, strict=True)
+    ):
         raise Declined("gathers outside the array")
-    if axis == x.axes[0]:
+    if x.axes[0] in axes:
         raise Declined("selects streams")
-    # The picked axis stands where no offset dimension does.
+    # What is picked stands where no offset dimension does.
     offsets = list(numbers.offset_dims)
-    picked = next(a for a in range(x.rank) if a not in offsets)
-    kept = [a for a in range(x.rank) if a != axis]
-    at = {a: offsets[i] for i, a in enumerate(kept)} | {axis: picked}
+    places = [a for a in range(x.rank) if a not in offsets]
+    kept = [a for a in range(x.rank) if a not in axes]
+    at = dict(zip(kept, offsets, strict=True))
+    at |= {axis: places[where] for axis, (where, _) in zip(axes, picks, strict=True)}
+    stays = {a: a for a in range(x.rank)}
+    for axis, (_, index) in zip(axes, picks, strict=True):
+        x = _pick(context, op, x, axis, index, at if axis == axes[-1] else stays)
+    return x
+
+
+def _picks(indices: np.ndarray | None, axes: int) -> list[tuple[int, np.ndarray]] | None:
+    """For each of so many axes, which dimension of the indices it goes along, and its index there.
+
+    Args:
+        indices: [*dimensions, axes], or None where they are not known.
+        axes: as many as there are dimensions.
+
+    Returns:
+        None where an axis' index is not of one dimension, and each of another.
+    """
+    if indices is None or indices.ndim != 1 + axes:
+        return None
+    for order in itertools.permutations(range(axes)):
+        lines = [
+            indices[(*(slice(None if a == where else 1) for a in range(axes)), axis)]
+            for axis, where in enumerate(order)
+        ]
+        if all((indices[..., axis] == line).all() for axis, line in enumerate(lines)):
+            return [(where, line.ravel()) for where, line in zip(order, lines, strict=True)]
+    return None
+
+
+def _pick(context, op, x: Blocked | Resized, axis: int, index: np.ndarray, at):
+    """Some places of an axis of the operation's operand; each axis `a` moves to `at[a]`."""
     if axis in x.axes:
-        matrix = np.zeros((index.size, shape[axis]))
+        matrix = np.zeros((index.size, op.in_shapes[0][axis]))
         matrix[np.arange(index.size), index] = 1
         return _resize(context, x, axis, matrix, op.out_avals[0].dtype, at)
     x = context.finish(x)
