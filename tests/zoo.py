@@ -94,7 +94,9 @@ def assert_equal(actual, desired, *, where: str = "") -> None:
 
 def executed_pixels(grid: np.ndarray, leaf) -> np.ndarray | None:
     """Mask [N, h, w, 1...] of executed pixels of an output, None if it has no blocks."""
-    if leaf.ndim < 3 or any(leaf.shape[i] % grid.shape[i] for i in (1, 2)):
+    if leaf.ndim < 3 or leaf.shape[1] * W != leaf.shape[2] * H:
+        return None
+    if any(leaf.shape[i] % grid.shape[i] for i in (1, 2)):
         return None
     mask = np.repeat(grid, leaf.shape[1] // grid.shape[1], axis=1)
     mask = np.repeat(mask, leaf.shape[2] // grid.shape[2], axis=2)
@@ -372,9 +374,93 @@ def coordinates(p, x):
 
 def whole_shuffles(p, x):
     x = conv(x, p["a"], 2)
-    y = jnp.flip(x, axis=1) + jnp.roll(x, 3, axis=2) + jnp.cumsum(x, axis=2) / 8
-    y = jax.nn.relu(y).swapaxes(1, 2)[:, ::-1].swapaxes(1, 2)
+    y = jnp.roll(x, 3, axis=2) + jnp.cumsum(x, axis=2) / 8
+    y = jax.nn.relu(y).swapaxes(1, 2)[:, 1:-1].swapaxes(1, 2)
+    y = jnp.pad(y, ((0, 0), (0, 0), (1, 1), (0, 0)), mode="reflect")
     return conv(jax.nn.relu(conv(y, p["b"])), p["head"])
+
+
+def flipped(p, x):
+    # Each frame and its mirror image, as at test time; and an output that is mirrored.
+    def features(x):
+        return conv(jax.nn.relu(conv(x, p["a"], 2)), p["b"])
+
+    y = features(x) + jnp.flip(features(jnp.flip(x, axis=2)), axis=2)
+    return conv(jax.nn.relu(y), p["head"]), jnp.flip(y.swapaxes(1, 2)[:, ::-1], axis=2)
+
+
+def twice_resized(p, x):
+    # One pick or matrix after the other along the same axis.
+    x = conv(x, p["a"], 2)
+    n, h, w, c = x.shape
+
+    def down(x):
+        return jnp.take(x, np.clip(np.arange(h) - 1, 0, h - 1), axis=1)
+
+    half = jax.image.resize(down(x), (n, h // 2, w // 2, c), "bilinear")
+    large = jax.image.resize(half, (n, h, w, c), "nearest")
+    large = jax.image.resize(large, (n, 2 * h, w, c), "nearest")
+    near = (np.tri(h, k=1) - np.tri(h, k=-2)).astype(x.dtype)
+    mixed = jnp.tensordot(near, down(x), ((1,), (1,))).swapaxes(0, 1)
+    return down(down(x)), conv(large, p["b"]), jax.image.resize(mixed, (n, 2 * h, w, c), "nearest")
+
+
+def quantised(p, x):
+    # Products of whole numbers, which are scaled and divided afterwards.
+    kernel = jnp.round(20 * p["a"]).astype(jnp.int8)
+    x = lax.conv_general_dilated(
+        jnp.round(127 * x.astype(jnp.float32)).astype(jnp.int8),
+        kernel,
+        (2, 2),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=jnp.int32,
+    )
+    bias = p["bias"].astype(jnp.float32).reshape(1, 1, 1, -1)
+    return x.astype(jnp.float32) * 0.01 + bias, x // 7
+
+
+@jax.custom_jvp
+@jax.jit
+def relu(x):  # with an upper bound, and the name of another
+    return jnp.clip(x, 0, 0.5)
+
+
+relu.defjvp(lambda primals, tangents: (relu(*primals), tangents[0]))
+leaky = jax.custom_jvp(lambda x, slope: jnp.where(x > 0, x, slope * x))
+leaky.defjvp(lambda primals, tangents: (leaky(*primals), tangents[0]))
+
+
+def own_activations(p, x):
+    return conv(leaky(conv(relu(conv(x, p["a"], 2)), p["b"]), 0.1), p["b"])
+
+
+def cut_and_padded(p, x):
+    # Frames that are moved by padding and cutting, then padded anew; padded before gaps.
+    zero, still = jnp.zeros((), x.dtype), (0, 0, 0)
+    moved = conv(lax.pad(x, zero, (still, (2, -2, 0), (0, 0, 0), still)), p["a"])
+    cut = conv(lax.pad(x, zero, (still, (-1, 1, 0), (3, -1, 0), still)), p["a"], padding="VALID")
+    around = lax.pad(x, zero, (still, (1, 1, 0), (1, 1, 0), still))
+    gaps = lax.conv_general_dilated(
+        around, p["a"], (1, 1), ((0, -1), (-1, 0)), lhs_dilation=(2, 2),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+    pooled = lax.reduce_window(
+        lax.pad(x, zero, (still, (1, -1, 0), still, still)), -jnp.inf, lax.max, (1, 3, 3, 1),
+        (1, 1, 1, 1), "SAME",
+    )  # fmt: skip
+    return moved, cut, gaps, pooled, jnp.pad(x, ((0, 0), (1, 1), (2, 0), (0, 0)))
+
+
+def stacked(p, x):
+    # Axes that are made and taken apart; channels that are written.
+    x = conv(x, p["a"], 2)
+    pairs = jnp.stack([x, -x], axis=-1).max(axis=-1)
+    first, *others = jnp.unstack(x, axis=-1)
+    bias = jnp.broadcast_to(p["bias"][None, None, None, :3], (*x.shape[:3], 3))
+    written = x.at[..., :2].set(jnp.tanh(x[..., 1:3])).at[..., 3:].add(bias)
+    written = written.at[..., 4:5].multiply(0.5)
+    return jnp.stack([first, sum(others)], axis=1), conv(written + pairs, p["b"])
 
 
 def integer_frames(p, x):
@@ -416,7 +502,8 @@ def picked_places(p, x):
 def whole_outputs(p, x):
     # What the whole frame gave is an output like any other: copied where nothing is executed.
     y = conv(x, p["a"], 2)
-    return jnp.flip(y, axis=1), y - y.mean(axis=1, keepdims=True), conv(y, p["b"], padding="VALID")
+    valid = conv(y, p["b"], padding="VALID")
+    return jnp.roll(y, 5, axis=1), y - y.mean(axis=1, keepdims=True), valid
 
 
 def odd_outputs(p, x):
@@ -456,6 +543,16 @@ PLAIN = {
     "integer_frames": (integer_frames, {"a": (3, 3, 3, 6), "head": (3, 3, 6, 4)}, 16),
     "computed_places": (computed_places, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6)}, 16),
     "picked_places": (picked_places, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4)}, (8, 16)),
+    "flipped": (
+        flipped,
+        {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6), "head": (3, 3, 6, 4)},
+        16,
+    ),
+    "twice_resized": (twice_resized, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4)}, 16),
+    "quantised": (quantised, {"a": (3, 3, 3, 6), "bias": (6,)}, 16),
+    "own_activations": (own_activations, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6)}, 16),
+    "cut_and_padded": (cut_and_padded, {"a": (3, 3, 3, 6)}, 16),
+    "stacked": (stacked, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4), "bias": (6,)}, 16),
     "whole_outputs": (whole_outputs, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 2)}, 16),
     "odd_outputs": (odd_outputs, {"a": (3, 3, 3, 6), "bias": (1, 1, 1, 6)}, 8),
 }
@@ -490,7 +587,15 @@ FLAX = {
 # The primitive that mixes space, as the jaxpr calls it; where several are possible, any of them.
 NONE = (plain_cnn, strided, dilated, depthwise, transposed, unet_bilinear, unet_nearest, pooling)
 NONE += (even_kernels, five_branches, depth_to_space, channels, convnext, recomputed)
-NONE += (nested_calls, integer_frames, picked_places)
+NONE += (
+    nested_calls,
+    integer_frames,
+    picked_places,
+    twice_resized,
+    quantised,
+    own_activations,
+    stacked,
+)
 MEAN = ("reduce_sum", "reshape", "square")
 FALLS_BACK = {f.__name__: () for f in NONE} | {
     "nnx": (),
@@ -501,8 +606,11 @@ FALLS_BACK = {f.__name__: () for f in NONE} | {
     "aspp": MEAN,
     "attention": (),
     "control_flow": ("scan", "while", "cond"),
-    "whole_shuffles": ("rev", "cumsum", "slice"),
+    "whole_shuffles": ("cumsum", "slice"),
+    "flipped": ("rev",),
 }
+# Which output of a network is mirrored, so that no block of it is that of a frame's.
+MIRRORED = {"flipped": 1}
 
 
 def build_equinox() -> tuple[Callable, object]:

@@ -26,11 +26,16 @@ _REMEDIES = (
         "the result's pixels",
         "pad with 'SAME', and make the block a multiple of all strides and windows up to there",
     ),
+    ("streams", "give the network each stream, or image, by itself: one call for each of them"),
     ("mixes", "mix within windows that divide the block, or after the network"),
     ("contracts space", "mix within windows that divide the block, or after the network"),
     ("computed", "where it does not depend on the frame, make it a constant"),
     ("the input is not cut into blocks", "make its size a multiple of the grid's rows and columns"),
-    ("space", "move it behind the network, to the outputs"),
+    (
+        "along space",
+        "where it surrounds a frame with its own pixels, pad with zeros; else move it behind the "
+        "network, to the outputs",
+    ),
     ("", "move it behind the network, to the outputs"),
 )
 
@@ -72,9 +77,11 @@ def advise_on_fallbacks(report: Findings) -> list[str]:
         which += f" and {len(numbers) - 1} more like it" if len(numbers) > 1 else ""
         which += _in_layers([report.rows[number] for number in numbers])
         remedy = next(remedy for words, remedy in _REMEDIES if words in reason)
-        share = percent(cost, report.macs)
-        verb = "force" if len(numbers) > 1 else "forces"
-        said.append(f"{which} {verb} {share} of the work to be dense ({reason}): {remedy}")
+        several, share = len(numbers) > 1, percent(cost, report.macs)
+        does = f"{'force' if several else 'forces'} {share} of the work to be dense"
+        if not share:
+            does = "run on the whole frame" if several else "runs on the whole frame"
+        said.append(f"{which} {does} ({reason}): {remedy}")
     return said
 
 

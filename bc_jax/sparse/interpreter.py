@@ -7,6 +7,7 @@ same walk, with a `Context` that has no memory, finds out what memory the progra
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -66,13 +67,6 @@ class Context:
         shape = [1] * x.rank
         for axis, size in zip(x.order, sizes, strict=True):
             shape[axis] *= size
-        return tuple(shape)
-
-    def padded_shape(self, x: Blocked) -> tuple[int, ...]:
-        """The shape that the program sees, with the padding around the image."""
-        shape = list(self.shape(x))
-        for axis, (low, high) in zip(x.axes[1:], x.pad, strict=True):
-            shape[axis] += low + high
         return tuple(shape)
 
     def finish(self, value):
@@ -242,12 +236,15 @@ class Context:
         """A frame-like whole value as tiles, with N, H and W at `axes`; None if it is not one."""
         if isinstance(value, Blocked):
             return value
-        if not varies(value):
+        if not varies(value) or value.turned:
             return None
         n, gh, gw = self.blocks.grid_shape
         shape = value.shape
         sizes = [shape[a] for a in axes]
         if sizes[0] != n or sizes[1] % gh or sizes[2] % gw:
+            return None
+        _, height, width, *_ = self.program.avals[self.program.inputs[-1]].shape
+        if sizes[1] * width != sizes[2] * height:  # no image of the frame
             return None
         rest = [a for a in range(len(shape)) if a not in axes]
         dense = jnp.transpose(value.full, (*axes, *rest))
@@ -325,7 +322,15 @@ def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
         return results, "constant", ""
     if op.name in RULES and not blocked:
         reason = ""  # its operands are whole already
-    return [Whole(r, r.shape) for r in results], "whole", reason
+    turned = op.name == "rev" or any(map(_is_turned, operands))
+    if op.name == "concatenate":  # as a frame with its mirrored rows and columns around it
+        sizes = [math.prod(shape) for shape in op.in_shapes]
+        turned = _is_turned(operands[np.argmax(sizes)])
+    return [Whole(r, r.shape, turned=turned) for r in results], "whole", reason
+
+
+def _is_turned(value) -> bool:
+    return isinstance(value, Whole) and value.turned
 
 
 def _by_rule(context: Context, op: Op, operands: list) -> list | None:
@@ -345,7 +350,7 @@ def _spread(op: Op, operand) -> Whole:
     array = jnp.asarray(operand.full if isinstance(operand, Whole) else operand)
     for axis, at in enumerate(op.params["broadcast_dimensions"]):
         small[at] = array.shape[axis]
-    return Whole(array.reshape(small), shape, varies(operand))
+    return Whole(array.reshape(small), shape, varies(operand), _is_turned(operand))
 
 
 def nbytes(tree) -> int:

@@ -120,6 +120,8 @@ def _hoisted(fixed: list[Op], of_params: set[int]) -> set[Op]:
 def _affine(convolution: Op, program: Program, varying: set[int]) -> _Affine:
     """What scales a convolution's results and can become part of its kernel; empty for nothing."""
     ops, steps, value = [], [], convolution.outputs[0]
+    if not all(_floating(x, program) for x in (convolution.inputs[1], value)):
+        return _Affine([], [])
     while len(readers := program.readers[value]) == 1 and value not in program.outputs:
         (op,) = readers
         step = _step(op, value, convolution, program, varying)
@@ -131,6 +133,11 @@ def _affine(convolution: Op, program: Program, varying: set[int]) -> _Affine:
         value = op.outputs[0]
     scales = any(name in ("mul", "div") for name, *_ in steps)
     return _Affine(ops, steps) if scales else _Affine([], [])
+
+
+def _floating(x: int | Constant, program: Program) -> bool:
+    aval = program.avals[x] if isinstance(x, int) else jnp.asarray(x.value)
+    return jnp.issubdtype(aval.dtype, jnp.floating)
 
 
 def _step(op: Op, value: int, convolution: Op, program: Program, varying: set[int]):

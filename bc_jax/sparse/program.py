@@ -22,8 +22,19 @@ _CALLS = {
     "jit", "pjit", "closed_call", "core_call", "named_call", "xla_call", "checkpoint", "remat",
     "remat2", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
 }  # fmt: skip
+# Newer versions of JAX have primitives for what is also said with others.
+_IN_OTHER_WORDS = {
+    "stack": lambda *arrays, axis: [
+        jax.lax.concatenate([jax.lax.expand_dims(x, [axis]) for x in arrays], axis)
+    ],
+    "unstack": lambda array, axis: [
+        jax.lax.squeeze(jax.lax.slice_in_dim(array, i, i + 1, axis=axis), [axis])
+        for i in range(array.shape[axis])
+    ],
+}
 _CALL_PARAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-_LARGEST_STATIC = 1 << 22  # elements; larger values are not evaluated while tracing
+# Elements; larger values are not evaluated while tracing. A matrix that halves 4K has 2**23.
+_LARGEST_STATIC = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -226,7 +237,12 @@ def _inline(jaxpr, args, ops: list[Op], fresh, layer: str) -> list:
         operands = [read(atom) for atom in eqn.invars]
         inner = next((eqn.params[p] for p in _CALL_PARAMS if p in eqn.params), None)
         within = "/".join(filter(None, (layer, str(eqn.source_info.name_stack))))
-        if eqn.primitive.name in _CALLS and inner is not None and not _is_relu(eqn):
+        words = _IN_OTHER_WORDS.get(eqn.primitive.name)
+        if words is not None:
+            said = functools.partial(words, axis=eqn.params["axis"])
+            inner = jax.make_jaxpr(said)(*(v.aval for v in eqn.invars))
+            results = _inline(inner, operands, ops, fresh, within)
+        elif eqn.primitive.name in _CALLS and inner is not None and not _is_relu(eqn):
             results = _inline(inner, operands, ops, fresh, within)
         else:
             results = [next(fresh) for _ in eqn.outvars]
@@ -240,6 +256,11 @@ def _inline(jaxpr, args, ops: list[Op], fresh, layer: str) -> list:
 
 def _is_relu(eqn) -> bool:
     # jax.nn.relu defines its own derivative at zero, which entering it would lose.
-    if eqn.primitive.name != "custom_jvp_call":
+    if eqn.primitive.name != "custom_jvp_call" or len(eqn.invars) != 1:
         return False
-    return [inner.params.get("name") for inner in eqn.params["call_jaxpr"].eqns] == ["relu"]
+    eqns = eqn.params["call_jaxpr"].eqns
+    if [inner.params.get("name") for inner in eqns] != ["relu"]:
+        return False
+    computes = eqns[0].params["jaxpr"].eqns
+    bounds = [x.val for inner in computes for x in inner.invars if isinstance(x, jex.Literal)]
+    return [inner.primitive.name for inner in computes] == ["max"] and bounds == [0]

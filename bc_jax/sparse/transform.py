@@ -24,7 +24,7 @@ from bc_jax.sparse.plan import Plan, Record, memory_for
 from bc_jax.sparse.prepare import prepare
 from bc_jax.sparse.program import Program, trace
 from bc_jax.sparse.state import FrameState, check_call, check_state
-from bc_jax.sparse.values import Blocked, Whole, inverse, plain
+from bc_jax.sparse.values import NO_PAD, Blocked, Whole, inverse
 from bc_jax.sparse.whole import WholeFrames
 
 
@@ -308,7 +308,7 @@ def _on_whole_frames(prepared: Prepared, frames: jax.Array) -> FrameState | None
     if memory is None:
         return None
     outputs = [
-        jnp.broadcast_to(context.dense(_unpadded(context, result)), shape.shape).astype(shape.dtype)
+        jnp.broadcast_to(context.dense(result), shape.shape).astype(shape.dtype)
         for result, shape in zip(results, jax.tree.leaves(traced.state.outputs), strict=True)
     ]
     outputs = jax.tree.unflatten(traced.program.out_tree, outputs)
@@ -325,35 +325,32 @@ def _walk(program: Program, shapes, frame_shape, grid_shape):
         context = Context(blocks, program, plan, None)
         image = Blocked(split(frames, blocks), (0, 1, 2), key="frames", dense=frames)
         results = interpret(context, [*params, image], records)
-        arrays = [_whole_output(context, r) for r in results]
+        arrays = [_output(context, r) for r in results]
         return jax.tree.unflatten(program.out_tree, arrays)
 
     return plan, records, jax.eval_shape(walk, shapes, frame_shape)
 
 
-def _whole_output(context: Context, result):
-    if isinstance(result, Blocked):
-        return jnp.zeros(context.padded_shape(result), result.tiles.dtype)
-    return jnp.asarray(plain(result))
-
-
 def _finish(context: Context, result, kept: jax.Array) -> jax.Array:
-    """An output of the program for all blocks; those not executed keep what they had."""
-    if isinstance(result, Whole) and len(result.shape) >= 3:
+    """An output of the program; blocks that are not executed keep what they had.
+
+    What is no image of the frame's sides, or is padded around it, is known for all of it.
+    """
+    if isinstance(result, Whole) and len(result.shape) > 3:
         result = context.as_blocked(result, (0, 1, 2)) or result
-    if not isinstance(result, Blocked):
-        return jnp.broadcast_to(plain(result), kept.shape).astype(kept.dtype)
-    order = _unpadded(context, result).apart().order
+    if not isinstance(result, Blocked) or result.pad != NO_PAD:
+        return jnp.broadcast_to(context.dense(result), kept.shape).astype(kept.dtype)
+    order = result.apart().order
     apart = kept.reshape(context.shape(result.apart()))
     array = write_tiles(jnp.transpose(apart, order), result.tiles, context.blocks)
     return jnp.transpose(array, inverse(order)).reshape(kept.shape)
 
 
-def _unpadded(context: Context, result):
-    """A result of the program, if it is not padded; ValueError otherwise."""
-    if isinstance(result, Blocked) and context.padded_shape(result) != context.shape(result):
-        raise ValueError("an output is padded around the image; crop it in apply_fn")
-    return result
+def _output(context: Context, result) -> jax.Array:
+    """Of an output's shape and dtype, where nothing is computed; notes what it needs."""
+    if isinstance(result, Blocked) and result.pad == NO_PAD:
+        return jnp.zeros(context.shape(result), result.tiles.dtype)
+    return jnp.asarray(context.dense(result))
 
 
 def _not_whole(name: str, size: tuple[int, int], block_size: tuple[int, int]) -> str:

@@ -132,11 +132,13 @@ class Whole:
             what is repeated over space stays small until it meets a tile.
         shape: the shape that the program sees.
         varies: whether it depends on the frame.
+        turned: whether it was flipped, so that pixels do not lie in the block that they are of.
     """
 
     array: jax.Array
     shape: tuple[int, ...]
     varies: bool = True
+    turned: bool = False
 
     @property
     def full(self) -> jax.Array:

@@ -1,5 +1,7 @@
 """Operations along axes that are not space: reductions, softmax's parts, slices, dense layers."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,15 +22,17 @@ def reduce(context, op, x):
     """Over channels: on the tiles. Over all of space: each block's own part is remembered."""
     x = leader([x])
     axes = tuple(op.params["axes"])
-    stream, *space = x.axes
-    if stream in axes or any(a in axes for a in space) != all(a in axes for a in space):
+    space = {*x.axes[1:]}
+    if not space & {*axes} and x.axes[0] in axes:
+        raise Declined("reduces over streams")
+    if space & {*axes} and not space <= {*axes}:
         raise Declined("reduces over a part of space")
-    if space[0] not in axes:
+    if not space & {*axes}:
         (tiles,) = op.bind(x.tiles, axes=x.tile_axes(axes))
         return x.new(tiles, _after_removing(x.axes, axes))
     # One value per block: a frame of 1 x 1 tiles, small to remember and cheap to reduce whole.
-    rows, columns = context.parts
     k, h, w, *rest = x.tiles.shape
+    rows, columns = map(math.gcd, context.parts, (h, w))
     cut = x.tiles.reshape(k, rows, h // rows, columns, w // columns, *rest)
     others = tuple(a for a in x.tile_axes(axes) if a > 2)
     (parts,) = op.bind(cut, axes=(2, 4, *(a + 2 for a in others)))
@@ -82,7 +86,7 @@ def top_k(context, op, x):
 
 def _not_space(x: Blocked, axis: int) -> None:
     if axis in x.axes:
-        raise Declined("runs along space")
+        raise Declined("runs along streams" if axis == x.axes[0] else "runs along space")
 
 
 @rule("concatenate")
@@ -93,15 +97,16 @@ def concatenate(context, op, *operands):
         return join(context, operands, first.axes[1])
     _not_space(first, op.params["dimension"])
     axis = first.tile_axis(op.params["dimension"])
-    tiles = []
-    for x in operands:
-        if isinstance(x, Blocked):
-            tiles.append(x.tiles)
-        else:
-            part = context.align(x, first)
-            shape = (*first.tiles.shape[:3], *part.shape[3:])
-            tiles.append(jnp.broadcast_to(part, shape))
+    tiles = [_tiles(context, x, first) for x in operands]
     return first.new(lowering.concatenate(tiles, axis=axis))
+
+
+def _tiles(context, x, first: Blocked) -> jax.Array:
+    """The tiles of a value, as many and as large as those of `first`."""
+    if isinstance(x, Blocked):
+        return x.tiles
+    part = context.align(x, first)
+    return jnp.broadcast_to(part, (*first.tiles.shape[:3], *part.shape[3:]))
 
 
 @rule("split")
@@ -121,6 +126,37 @@ def rev(context, op, x):
         _not_space(x, axis)
     dimensions = x.tile_axes(op.params["dimensions"])
     return x.new(jax.lax.rev(x.tiles, dimensions))
+
+
+_WRITES = {
+    "scatter": lambda kept, new: new,
+    "scatter-add": jnp.add,
+    "scatter-sub": jnp.subtract,
+    "scatter-mul": jnp.multiply,
+    "scatter-min": jnp.minimum,
+    "scatter-max": jnp.maximum,
+}
+
+
+@rule(*_WRITES)
+def scatter(context, op, x, indices, updates):
+    """Writes at known places of an axis that is not space."""
+    numbers, (shape, _, new) = op.params["dimension_numbers"], op.in_shapes
+    index = context.program.static(op.inputs[1])
+    if index is None or index.shape != (1,) or len(new) != len(shape):
+        raise Declined("writes at places that are computed, or at several")
+    (axis,), (start,) = numbers.scatter_dims_to_operand_dims, index.tolist()
+    first = leader([x, updates])
+    _not_space(first, axis)
+    if new != tuple(new[a] if a == axis else size for a, size in enumerate(shape)):
+        raise Declined("writes into a part of space")
+    if not 0 <= start <= shape[axis] - new[axis]:
+        raise Declined("writes outside the array")
+    x, updates = (_tiles(context, value, first) for value in (x, updates))
+    at = first.tile_axis(axis)
+    before, kept, after = jnp.split(x, (start, start + new[axis]), at)
+    written = _WRITES[op.name](kept, updates).astype(x.dtype)
+    return first.new(lowering.concatenate([before, written, after], axis=at))
 
 
 @rule("slice")
@@ -155,12 +191,12 @@ def _slice(context, x: Blocked, start, limit, strides) -> Blocked:
                 raise Declined("selects streams")
         elif axis in x.axes and x.merged:
             if (first, last, step) != (0, shape[axis], 1):
-                raise Declined("cuts a part out of space")
+                raise Declined("cuts a part out along space")
         elif axis in x.axes:
             tile = x.tiles.shape[1 + x.axes[1:].index(axis)]
             whole = tile % step == 0 and first < step and last > shape[axis] - step + first
             if not whole:
-                raise Declined("cuts a part out of space")
+                raise Declined("cuts a part out along space")
             index[x.tile_axis(axis)] = slice(first, None, step)
         else:
             index[x.tile_axis(axis)] = slice(first, last, step)

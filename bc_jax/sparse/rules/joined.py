@@ -156,7 +156,7 @@ def _chosen(context, op, x: Joined):
         return None
     apart = all(_range(context, op, a) == (0, op.in_shapes[0][a]) for a in others)
     if not apart or begin not in edges or end not in edges:
-        raise Declined("cuts a part out of space")
+        raise Declined("cuts a part out along space")
     chosen = slice(edges.index(begin), edges.index(end))
     parts, sizes = x.parts[chosen], x.sizes[chosen]
     if len(parts) == 1:
@@ -172,7 +172,7 @@ def _range(context, op, axis: int) -> tuple[int, int]:
     p = op.params
     if op.name == "slice":
         if p["strides"] and p["strides"][axis] != 1:
-            raise Declined("cuts a part out of space")
+            raise Declined("cuts a part out along space")
         return int(p["start_indices"][axis]), int(p["limit_indices"][axis])
     start, size = context.program.static(op.inputs[1 + axis]), p["slice_sizes"][axis]
     if start is None:

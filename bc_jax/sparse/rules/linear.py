@@ -116,7 +116,7 @@ def _per_pixel(op, lhs: Blocked, rhs: Blocked) -> Blocked:
 def _along_space(context, op, x, axis: int, matrix_axis: int, left: bool):
     matrix = context.program.static(op.inputs[1] if left else op.inputs[0])
     if matrix is None or matrix.ndim != 2:
-        raise Declined("contracts space with a matrix that is computed")
+        raise Declined("contracts space with a matrix that is computed, or is too large to look at")
     matrix = np.moveaxis(matrix, matrix_axis, 1).astype(np.float64)  # [out, in]
     # The product puts the new axis last, or first where the matrix stands on the left.
     free = [a for a in range(x.rank) if a != axis]
@@ -132,6 +132,8 @@ def _resize(context, x: Blocked | Resized, axis: int, matrix: np.ndarray, dtype,
     if x.axes[1] == x.axes[2]:
         raise Declined("picks from the axis that rows and columns were merged into")
     along = x.axes[1:].index(axis)
+    if isinstance(x, Resized) and x.maps[along] is not None:
+        x = context.finish(x)  # one matrix after the other
     source, maps = (x.source, list(x.maps)) if isinstance(x, Resized) else (x, [None, None])
     maps[along] = lowering.axis_map(matrix, context.grid[along], source.tiles.shape[1 + along])
     if maps[along] is None:

@@ -84,13 +84,21 @@ def read_window(context, x: Blocked, axes: tuple[Axis, Axis], pad_value):
     return tiles[:, cut[0], cut[1]]
 
 
-def _padding(x: Blocked, padding, pad_value):
-    """The operation's own padding and the image's, as one."""
+def _padding(x: Blocked, padding, pad_value, gaps: tuple[int, int] = (1, 1)):
+    """The operation's own padding and the image's, which its gaps spread, as one."""
     if x.pad == NO_PAD:
         return padding
-    if x.pad_value != pad_value and any(any(p) for p in padding):
+    if x.pad_value != pad_value and (gaps != (1, 1) or any(any(p) for p in padding)):
         raise Declined("the image is padded with one value and the window with another")
-    return [(a + c, b + d) for (a, b), (c, d) in zip(padding, x.pad, strict=True)]
+    both = [
+        (own, side * gap)
+        for sides, image, gap in zip(padding, x.pad, gaps, strict=True)
+        for own, side in zip(sides, image, strict=True)
+    ]
+    if any(side < 0 < own for own, side in both):
+        raise Declined("the image is cut where the window is padded")
+    (top, bottom), (left, right) = (map(sum, both[i : i + 2]) for i in (0, 2))
+    return [(top, bottom), (left, right)]
 
 
 @rule("conv_general_dilated")
@@ -113,7 +121,8 @@ def convolution(context, op, x, kernel):
     order = (*(rhs_space[t] for t in turn), rhs_in, rhs_out)
     if not isinstance(kernel, lowering.SummedKernel):
         kernel = jnp.transpose(plain(kernel), order)
-    padding = _padding(x, [p["padding"][t] for t in turn], 0)
+    gaps = tuple(p["lhs_dilation"][t] for t in turn)
+    padding = _padding(x, [p["padding"][t] for t in turn], 0, gaps)
     axes = tuple(
         window_axis(
             x.tiles.shape[1 + i],
@@ -121,7 +130,7 @@ def convolution(context, op, x, kernel):
             size=kernel.shape[i],
             stride=p["window_strides"][t],
             dilation=p["rhs_dilation"][t],
-            gaps=p["lhs_dilation"][t],
+            gaps=gaps[i],
             low=int(padding[i][0]),
             high=int(padding[i][1]),
         )

@@ -1,0 +1,126 @@
+"""Outputs that are no images, and values that are not of their own block."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+from zoo import assert_close
+
+import bc_jax
+
+BEFORE, AFTER = np.zeros((1, 64, 64, 3), np.float32), np.ones((1, 64, 64, 3), np.float32)
+ALL, LEFT = np.ones((1, 2, 2), bool), np.array([[[1, 0], [1, 0]]], bool)
+
+
+def after_the_left(apply, params=None):
+    """The outputs where the left half of a frame has changed, and the right half has too."""
+    sparse, run = bc_jax.blockcopy(apply, 32), jax.jit(bc_jax.blockcopy(apply, 32))
+    _, state = run(params, sparse.init(params, BEFORE), BEFORE, ALL)
+    return run(params, state, AFTER, LEFT)[0]
+
+
+def test_boxes_and_matrices_are_of_one_frame():
+    kernel = np.ones((3, 16), np.float32)
+
+    def apply(_, x):
+        seen = jnp.mean(x, (1, 2)) @ kernel
+        boxes = seen.reshape(-1, 4, 4)
+        return {"boxes": boxes, "pose": boxes + jnp.eye(4)[None], "scores": seen[:, :4]}
+
+    out = after_the_left(apply)
+    for leaf in jax.tree.leaves(out | {"pose": np.asarray(out["pose"]) - np.eye(4)}):
+        np.testing.assert_allclose(leaf, 1.5)  # half of the frame is new: boxes, as scores, say so
+
+
+def test_channels_first_after_a_fallback_are_of_one_frame():
+    out = after_the_left(
+        lambda _, x: jnp.cumsum(x @ jnp.ones((3, 4)), axis=2).transpose(0, 3, 1, 2)
+    )
+    assert (np.asarray(out) == np.asarray(out)[:, :1]).all()
+
+
+def test_an_executed_block_is_right_where_its_mirror_is_not_executed():
+    relu = jax.nn.relu
+
+    def apply(_, x):
+        return (relu(x) + relu(x[:, :, ::-1])[:, :, ::-1]) / 2
+
+    out = np.asarray(after_the_left(apply))
+    np.testing.assert_array_equal(out[:, :, :32], 1)
+    np.testing.assert_array_equal(out[:, :, 32:], 0)
+
+
+def test_a_padded_output_is_of_all_of_the_frame():
+    def apply(_, x):
+        return jnp.pad(2 * x, ((0, 0), (1, 1), (0, 2), (0, 0)))
+
+    out = np.asarray(after_the_left(apply))
+    wanted = np.array(apply(None, AFTER))
+    wanted[:, :, 32:] = 0
+    np.testing.assert_array_equal(out, wanted)
+
+
+@pytest.mark.parametrize("size", [(2160, 3840, 0.5), (1024, 2048, 2)])
+def test_resizing_of_large_frames_runs_on_blocks(size):
+    height, width, factor = size
+
+    def apply(kernel, x):
+        x = zoo.conv(x, kernel)
+        shape = (1, int(factor * height), int(factor * width), 3)
+        return jax.image.resize(x, shape, "bilinear")
+
+    frames = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 3, 3), jnp.float32)
+    block = (height // 8, width // 8)
+    assert not bc_jax.blockcopy(apply, block).explain(kernel, frames).fallbacks
+
+
+def test_statistics_of_all_streams_are_of_one_value_per_block():
+    def apply(_, x):
+        return x - x.mean((0, 1, 2), keepdims=True)
+
+    frames = zoo.frames_of(0)[0]
+    sparse = bc_jax.blockcopy(apply, 16)
+    report = sparse.explain(None, frames)
+    assert [row.reason for row in report.fallbacks] == [
+        "reduces over all of space; cheap, from one value per block"
+    ]
+    assert "forces  of" not in str(report)
+    out, state = sparse(None, sparse.init(None, frames), frames)
+    assert_close(out, apply(None, jnp.asarray(frames)))
+    grid = zoo.random_grids(2, sparse.grid_shape(frames), 0)[1]
+    assert_close(sparse(None, state, frames, grid)[0], out)
+
+
+def test_what_is_reduced_behind_a_window_that_does_not_fit_the_blocks():
+    def apply(kernel, x):
+        x = zoo.conv(x, kernel, padding="VALID")
+        return x - x.mean((1, 2), keepdims=True)
+
+    kernel, frames = (
+        zoo.random_like({"k": jax.ShapeDtypeStruct((3, 3, 3, 4), "float32")}),
+        zoo.frames_of(0)[0],
+    )
+    sparse = bc_jax.blockcopy(lambda p, x: apply(p["k"], x), 16)
+    out, _ = sparse(kernel, sparse.init(kernel, frames), frames)
+    assert_close(out, apply(kernel["k"], frames))
+
+
+@pytest.mark.parametrize(
+    ("apply", "words"),
+    [
+        (lambda x: jnp.concatenate([x, x]), ("runs along streams", "one call for each")),
+        (lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect"), ("pad with zeros",)),
+    ],
+    ids=["images in one batch", "mirrored padding"],
+)
+@pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
+def test_advice_on(apply, words):
+    def network(kernel, x):
+        return zoo.conv(apply(x), kernel)
+
+    kernel = jax.ShapeDtypeStruct((3, 3, 3, 3), jnp.float32)
+    advice = " ".join(bc_jax.blockcopy(network, 32).explain(kernel, AFTER[:, :32]).advice())
+    for word in words:
+        assert word in advice
