@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import jax
 import numpy as np
 import pytest
 import zoo
@@ -26,15 +27,18 @@ NEEDS = {
     "accelerate_equinox": "equinox",
     "accelerate_keras": "keras",
     "accelerate_hugging_face": "transformers.modeling_flax_utils",  # up to version 4
+    "accelerate_pytorch": "torchax",
 }
 
 
 @pytest.mark.parametrize("name", NEEDS)
 def test_a_network_of_ones_own(root, name, capsys):
-    pytest.importorskip(NEEDS[name], exc_type=ImportError)
+    # torchax 0.0.13 has no ImportError where PyTorch is too new for it.
+    pytest.importorskip(NEEDS[name], exc_type=(ImportError, AttributeError))
     module = example(root, name)
-    assert module.main(**SMALL, frames=1) == 0  # everything executed: the dense network
-    assert 0 <= module.main(**SMALL, frames=3) < 0.5
+    with jax.numpy_rank_promotion("allow"):  # torchax has other ways
+        assert module.main(**SMALL, frames=1) == 0  # everything executed: the dense network
+        assert 0 <= module.main(**SMALL, frames=3) < 0.5
     assert "pixels of another class" in capsys.readouterr().out
 
 
