@@ -111,9 +111,9 @@ def test_what_is_reduced_behind_a_window_that_does_not_fit_the_blocks():
     ("apply", "words"),
     [
         (lambda x: jnp.concatenate([x, x]), ("runs along streams", "one call for each")),
-        (lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect"), ("pad with zeros",)),
+        (lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "wrap"), ("pad with zeros",)),
     ],
-    ids=["images in one batch", "mirrored padding"],
+    ids=["images in one batch", "padding that wraps around"],
 )
 @pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
 def test_advice_on(apply, words):
@@ -124,3 +124,25 @@ def test_advice_on(apply, words):
     advice = " ".join(bc_jax.blockcopy(network, 32).explain(kernel, AFTER[:, :32]).advice())
     for word in words:
         assert word in advice
+
+
+@pytest.mark.parametrize("mode", ["reflect", "symmetric", "edge"])
+@pytest.mark.parametrize(("amount", "stride"), [(1, 1), (2, 1), (3, 2)])
+def test_padding_by_a_frames_own_pixels_runs_on_blocks(mode, amount, stride):
+    def apply(kernel, x):
+        pads = ((0, 0), (amount, amount), (amount, amount), (0, 0))
+        x = zoo.conv(jnp.pad(x, pads, mode), kernel["k"], stride, "VALID")
+        return jax.nn.relu(x)
+
+    side = 2 * amount + 1
+    kernel = zoo.random_like({"k": jax.ShapeDtypeStruct((side, side, 3, 4), "float32")})
+    sparse, frames = bc_jax.blockcopy(apply, 8), zoo.frames_of(0, 2)
+    assert not sparse.explain(kernel, frames[0]).fallbacks
+    run, grids = jax.jit(sparse), zoo.random_grids(2, sparse.grid_shape(frames[0]), 1)
+    before, state = run(kernel, sparse.init(kernel, frames[0]), frames[0], grids[0])
+    assert_close(before, apply(kernel, jnp.asarray(frames[0])))
+    # Of a frame in which only executed blocks have changed, those are right that see no others.
+    mixed = np.where(zoo.executed_pixels(grids[1], frames[1]), frames[1], frames[0])
+    after, _ = run(kernel, state, mixed, grids[1])
+    mask = zoo.executed_pixels(grids[1], np.asarray(after))
+    assert_close(np.where(mask, after, 0), np.where(mask, apply(kernel, jnp.asarray(mixed)), 0))

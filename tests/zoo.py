@@ -452,6 +452,21 @@ def cut_and_padded(p, x):
     return moved, cut, gaps, pooled, jnp.pad(x, ((0, 0), (1, 1), (2, 0), (0, 0)))
 
 
+def mirrored(p, x):
+    # Padding by a frame's own pixels, of several kinds; also channels first, and before a pool.
+    def around(x, amount, mode):
+        return jnp.pad(x, ((0, 0), (amount, amount), (amount, amount), (0, 0)), mode=mode)
+
+    x = jax.nn.relu(conv(around(x, 2, "reflect"), p["wide"], 2, "VALID"))
+    y = conv(around(x, 1, "edge"), p["b"], padding="VALID")
+    y = jnp.pad(y.transpose(0, 3, 1, 2), ((0, 0), (0, 0), (1, 1), (2, 0)), mode="symmetric")
+    y = conv(y, p["b"][:, :, :, :4], padding="VALID", layout="NCHW")
+    pooled = lax.reduce_window(
+        around(x, 1, "reflect"), -jnp.inf, lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "VALID"
+    )
+    return y, pooled, around(x, 3, "reflect"), jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), "wrap")
+
+
 def stacked(p, x):
     # Axes that are made and taken apart; channels that are written.
     x = conv(x, p["a"], 2)
@@ -552,6 +567,7 @@ PLAIN = {
     "quantised": (quantised, {"a": (3, 3, 3, 6), "bias": (6,)}, 16),
     "own_activations": (own_activations, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6)}, 16),
     "cut_and_padded": (cut_and_padded, {"a": (3, 3, 3, 6)}, 16),
+    "mirrored": (mirrored, {"wide": (5, 5, 3, 6), "b": (3, 3, 6, 6)}, 16),
     "stacked": (stacked, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4), "bias": (6,)}, 16),
     "whole_outputs": (whole_outputs, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 2)}, 16),
     "odd_outputs": (odd_outputs, {"a": (3, 3, 3, 6), "bias": (1, 1, 1, 6)}, 8),

@@ -15,6 +15,7 @@ import numpy as np
 
 from bc_jax.sparse import halo as halos
 from bc_jax.sparse.blocks import Blocks, split
+from bc_jax.sparse.borders import Border, surround
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.plan import Plan, Ready, Record
 from bc_jax.sparse.program import Constant, Op, Program
@@ -77,6 +78,9 @@ class Context:
         """Tiles of `x` with their halo: [K, top + h + bottom, left + w + right, *rest]."""
         if halo == Halo():
             return x.tiles
+        if isinstance(pad_value, Border):
+            tiles = self.exchange(x, halo, 0)
+            return surround(tiles, pad_value, halo, self.blocks.coordinates[1:], self.grid)
         self.halo_read = halo
         if x.fresh:
             return halos.window_halo(x.dense, self.blocks, halo=halo, pad_value=pad_value)
@@ -170,7 +174,11 @@ class Context:
         array = jnp.transpose(self._dense(value), inverse(value.apart().order))
         if value.merged:
             array = array.reshape(self.shape(value))
-        if value.pad != NO_PAD:
+        if isinstance(value.pad_value, Border) and value.pad != NO_PAD:
+            for along, axis in enumerate(value.axes[1:]):
+                index = value.pad_value.index(along, array.shape[axis])
+                array = jnp.take(array, index, axis=axis)
+        elif value.pad != NO_PAD:
             config = [(0, 0, 0)] * value.rank
             for axis, (low, high) in zip(value.axes[1:], value.pad, strict=True):
                 config[axis] = (low, high, 0)

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bc_jax.sparse.borders import Border
+
 NO_PAD = ((0, 0), (0, 0))
 
 
@@ -29,7 +31,7 @@ class Blocked:
         key: names the tensor's memory; values with the same tiles share it.
         pad: pixels of `pad_value` that the program has put around the image: ((top, bottom),
             (left, right)); only windowed operations can read a padded value.
-        pad_value: what the image is padded with.
+        pad_value: what the image is padded with; a `Border` where with its own pixels.
         dense: [N, H, W, *rest] where the value is at hand for all blocks, else None.
         fresh: whether `dense` is this frame's everywhere, so that halos can be read from it.
     """
@@ -38,7 +40,7 @@ class Blocked:
     axes: tuple[int, int, int]
     key: str | None = None
     pad: tuple[tuple[int, int], tuple[int, int]] = NO_PAD
-    pad_value: float = 0
+    pad_value: float | Border = 0
     dense: jax.Array | None = None
     fresh: bool = False
 

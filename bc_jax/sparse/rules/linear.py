@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import lowering
+from bc_jax.sparse.borders import Border, split_index
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.rules.attention import against_all
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.registry import rule
-from bc_jax.sparse.values import Blocked, Declined, Resized, plain
+from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Resized, plain
 
 
 @rule("dot_general")
@@ -164,10 +165,13 @@ def gather(context, op, x, indices):
     """Picks along axes by a known index of each: nearest-neighbour resizing, or channels."""
     if not isinstance(x, Blocked | Resized):
         raise Declined("")
-    x = x if isinstance(x, Resized) else leader([x])
     numbers, shape = op.params["dimension_numbers"], op.in_shapes[0]
     axes = numbers.start_index_map
     picks = _picks(context.program.static(op.inputs[1]), len(axes))
+    border = _border(context, op, x, axes, picks)
+    if border is not None:
+        return border
+    x = x if isinstance(x, Resized) else leader([x])
     if picks is None or sorted(axes) != list(numbers.collapsed_slice_dims):
         raise Declined("gathers at places that are computed")
     sizes = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
@@ -190,6 +194,25 @@ def gather(context, op, x, indices):
     for axis, (_, index) in zip(axes, picks, strict=True):
         x = _pick(context, op, x, axis, index, at if axis == axes[-1] else stays)
     return x
+
+
+def _border(context, op, x, axes, picks) -> Blocked | None:
+    """The value with pixels of its own around the image; None where others are picked."""
+    offsets, (axis, *others) = op.params["dimension_numbers"].offset_dims, axes
+    if picks is None or others or axis not in x.axes[1:] or axis in offsets:
+        return None
+    sides = split_index(picks[0][1], op.in_shapes[0][axis])
+    x = context.finish(x) if sides else x
+    if sides is None or x.merged:
+        return None
+    along, before = x.axes[1:].index(axis), x.pad_value if x.pad != NO_PAD else Border()
+    if x.pad[along] != (0, 0) or not isinstance(before, Border):
+        raise Declined("the image is padded twice")
+    border = before.along(along, *sides)
+    if border.reach(along) > x.tiles.shape[1 + along]:
+        raise Declined("the image is padded with pixels of more than a block")
+    pad = tuple(tuple(map(len, sides)) if i == along else p for i, p in enumerate(x.pad))
+    return x.same(pad=pad, pad_value=border)
 
 
 def _picks(indices: np.ndarray | None, axes: int) -> list[tuple[int, np.ndarray]] | None:

@@ -1,0 +1,220 @@
+"""Padding by a frame's own pixels: mirrored, or the last ones repeated.
+
+Programs say it with slices, flips and concatenations along space. `keep_borders` says it anew as
+picks by a known index, of which a rule can see what they are; `surround` then gives tiles at the
+image's sides what the index says, of their own pixels.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bc_jax import lowering
+from bc_jax.sparse.program import Constant, Op, Program
+
+
+class Border(NamedTuple):
+    """Which pixels stand outside an image, along rows and along columns; hashable.
+
+    Attributes:
+        low: for each axis, the places of those before the first pixel, outermost first.
+        high: those behind the last, outermost last, counted from the end: -1 is the last pixel.
+    """
+
+    low: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    high: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    def along(self, axis: int, low, high) -> "Border":
+        """With other places along rows (0) or columns (1)."""
+        lows, highs = list(self.low), list(self.high)
+        lows[axis], highs[axis] = tuple(map(int, low)), tuple(map(int, high))
+        return Border(tuple(lows), tuple(highs))
+
+    def reach(self, axis: int) -> int:
+        """How many pixels of the image, from its sides, are picked."""
+        return max([0, *(place + 1 for place in self.low[axis]), *(-p for p in self.high[axis])])
+
+    def index(self, axis: int, size: int) -> np.ndarray:
+        """All of an axis, what is outside included, by places of the image."""
+        low, high = (np.array(side[axis], int) for side in self)
+        return np.concatenate([low, np.arange(size), size + high])
+
+
+def split_index(index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """(low, high) of `Border` where an index picks all of an axis of a size, and a border of it."""
+    for start in range(len(index) - size + 1):
+        middle, low, high = index[start : start + size], index[:start], index[start + size :] - size
+        if (middle == np.arange(size)).all() and _mirrors(low[::-1]) and _mirrors(-1 - high):
+            return (low, high) if len(index) > size > 1 else None
+    return None
+
+
+def _mirrors(places: np.ndarray) -> bool:
+    """Whether places, from an image's side on, are the nearest, once or again, or the last one."""
+    nearest = np.arange(len(places))
+    return any((places == kind).all() for kind in (nearest, nearest + 1, 0 * nearest))
+
+
+def surround(tiles, border: Border, halo, place, blocks: tuple[int, int]) -> jax.Array:
+    """Tiles with their halo, whose pixels beyond the image are picked of the image's.
+
+    Args:
+        tiles: [K, top + h + bottom, left + w + right, *rest].
+        border: as many places at each side as windows read of it.
+        halo: (top, bottom, left, right).
+        place: each tile's row and column of blocks, two int32 [K].
+        blocks: the rows and columns of blocks.
+    """
+    for axis in (0, 1):
+        before, after = halo[2 * axis : 2 * axis + 2]
+        end = tiles.shape[1 + axis] - after
+        low = _at_least(border.low[axis][::-1], before)[::-1]
+        high = _at_least(border.high[axis], after)
+        tiles = _picked(
+            tiles,
+            [(0, before, [before + i for i in low], place[axis] == 0),
+             (end, end + after, [end + i for i in high], place[axis] == blocks[axis] - 1)],
+            1 + axis,
+        )  # fmt: skip
+    return tiles
+
+
+def _at_least(places: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The nearest `count` places; no window reads those that there are not."""
+    return (*places, *(places[-1:] or (0,)) * count)[:count]
+
+
+def _picked(tiles, sides, axis: int) -> jax.Array:
+    parts = []
+    (_, first, *_), (end, *_) = sides
+    middle = jax.lax.slice_in_dim(tiles, first, end, axis=axis)
+    for start, stop, index, outside in sides:
+        if start == stop:
+            continue
+        halo = jax.lax.slice_in_dim(tiles, start, stop, axis=axis)
+        rows = [jax.lax.slice_in_dim(tiles, i, i + 1, axis=axis) for i in index]
+        picked = lowering.concatenate(rows, axis=axis)
+        outside = outside.reshape(-1, *(1,) * (tiles.ndim - 1))
+        parts.append((start, jnp.where(outside, picked, halo)))
+    parts.append((first, middle))
+    parts = [part for _, part in sorted(parts, key=lambda pair: pair[0])]
+    return lowering.concatenate(parts, axis=axis) if len(parts) > 1 else middle
+
+
+def keep_borders(program: Program) -> Program:
+    """The same program, in which pixels of a frame around itself are picks by a known index."""
+    ops, alias = [], {}
+    for op in program.ops:
+        if op.name == "concatenate":
+            axis = op.params["dimension"]
+            source, index = _source(program, op.outputs[0], axis)
+            size = _shape(program, source)[axis] if isinstance(source, int) else None
+            if size is not None and source != op.outputs[0]:
+                if np.array_equal(index, np.arange(size)):
+                    alias[op.outputs[0]] = source
+                    continue
+                if split_index(index, size):
+                    op = _pick(op, source, index, program)
+        ops.append(op)
+
+    def named(x):
+        while isinstance(x, int) and x in alias:
+            x = alias[x]
+        return x
+
+    ops = [dataclasses.replace(op, inputs=tuple(map(named, op.inputs))) for op in ops]
+    outputs = tuple(map(named, program.outputs))
+    return dataclasses.replace(program, ops=_read(ops, outputs), outputs=outputs, _known={})
+
+
+def _shape(program: Program, value: int) -> tuple[int, ...]:
+    return tuple(program.avals[value].shape)
+
+
+def _source(program: Program, value: int | Constant, axis: int):
+    """Of which value this one picks along an axis, and by which index; itself, all, where none."""
+    if isinstance(value, Constant):
+        return value, None
+    op, shape = program.producers.get(value), _shape(program, value)
+    alone = value, np.arange(shape[axis])
+    if op is None:
+        return alone
+    if op.name == "concatenate" and op.params["dimension"] == axis:
+        parts = [x for x, s in zip(op.inputs, op.in_shapes, strict=True) if s[axis]]
+        found = [_source(program, x, axis) for x in parts]
+        same = {source for source, _ in found if isinstance(source, int)}
+        if len(same) != 1 or any(index is None for _, index in found):
+            return alone
+        return found[0][0], np.concatenate([index for _, index in found])
+    before = op.in_shapes[0] if op.in_shapes else None
+    if op.name == "slice" and _alike(before, shape, axis):
+        source, index = _source(program, op.inputs[0], axis)
+        starts, limits = op.params["start_indices"], op.params["limit_indices"]
+        strides = op.params["strides"]
+        cut = slice(starts[axis], limits[axis], strides[axis] if strides else 1)
+        return (source, index[cut]) if index is not None else alone
+    if op.name == "rev" and tuple(op.params["dimensions"]) == (axis,):
+        source, index = _source(program, op.inputs[0], axis)
+        return (source, index[::-1]) if index is not None else alone
+    repeated = _repeated(program, op, axis)
+    if repeated is not None:
+        source, index = _source(program, repeated, axis)
+        return (source, np.repeat(index, shape[axis])) if index is not None else alone
+    return alone
+
+
+def _alike(shape, other, axis: int) -> bool:
+    return all(a == axis or s == o for a, (s, o) in enumerate(zip(shape, other, strict=True)))
+
+
+def _repeated(program: Program, op: Op, axis: int) -> int | None:
+    """What has one pixel along an axis, which `jnp.pad` repeats: by a new axis, merged then."""
+    shape = op.out_avals[0].shape
+    if op.name != "reshape" or not isinstance(op.inputs[0], int):
+        return None
+    spread = program.producers.get(op.inputs[0])
+    if spread is None or spread.name != "broadcast_in_dim" or not isinstance(spread.inputs[0], int):
+        return None
+    before, made = spread.in_shapes[0], op.in_shapes[0]
+    if len(before) != len(shape) or before[axis] != 1 or not _alike(before, shape, axis):
+        return None
+    new = {*range(len(made))} - {*spread.params["broadcast_dimensions"]}
+    fits = new <= {axis, axis + 1} and len(new) == 1 and made[next(iter(new))] == shape[axis]
+    return spread.inputs[0] if fits else None
+
+
+def _pick(op: Op, source: int, index: np.ndarray, program: Program) -> Op:
+    """A concatenation as picks along its axis."""
+    axis, shape = op.params["dimension"], _shape(program, source)
+    rest = tuple(a for a in range(len(shape)) if a != axis)
+    numbers = jax.lax.GatherDimensionNumbers(
+        offset_dims=rest, collapsed_slice_dims=(axis,), start_index_map=(axis,)
+    )
+    sizes = tuple(1 if a == axis else size for a, size in enumerate(shape))
+    indices = index[:, None].astype(np.int32)
+
+    def pick(x):
+        mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+        return jax.lax.gather(x, indices, numbers, sizes, mode=mode)
+
+    (made,) = jax.make_jaxpr(pick)(program.avals[source]).eqns
+    return dataclasses.replace(
+        op,
+        primitive=made.primitive,
+        inputs=(source, Constant(indices)),
+        params=made.params,
+        in_shapes=(shape, indices.shape),
+    )
+
+
+def _read(ops: list[Op], outputs) -> tuple[Op, ...]:
+    """Those that something reads, or that are there for what they do."""
+    wanted, found = {x for x in outputs if isinstance(x, int)}, []
+    for op in reversed(ops):
+        if not op.outputs or wanted & {*op.outputs}:
+            found.append(op)
+            wanted |= {x for x in op.inputs if isinstance(x, int)}
+    return tuple(found[::-1])
