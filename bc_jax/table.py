@@ -12,6 +12,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def read_run(folder: str | Path, tflops: float | None = None) -> Run:
             frames; or the TFLOPS are not above 0.
     """
     folder = Path(folder)
-    if tflops is not None and not tflops > 0:
+    if tflops is not None and not 0 < tflops < math.inf:
         raise ValueError(f"tflops is {tflops:g}; a device has more than 0")
     path = folder / "results.json"
     if not path.is_file():

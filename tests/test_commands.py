@@ -42,6 +42,36 @@ def test_each_command_helps(name, capsys, monkeypatch):
     assert "usage" in capsys.readouterr().out.lower()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["explain", "--size", "1000000", "64"], "size (1000000, 64) has a side above 16384"),
+        (["explain", "--size", "0", "64"], "size (0, 64) has a side below 1"),
+        (["evaluate", "--tflops", "inf"], "tflops is inf, which is not finite"),
+        (["evaluate", "--tflops", "0"], "tflops is 0.0; a device has more than 0"),
+        (["train", "--name", "a/b"], "name 'a/b' cannot be a folder's"),
+        (
+            ["explain", "--model.options", "num_classes", "1"],
+            "num_classes is 1, and 2 is the least",
+        ),
+        (
+            ["convert", "--model=espnet", "--backbone=a", "--output=b", "--seed", "9" * 20],
+            "it is 0 to 4294967295",
+        ),
+    ],
+)
+def test_an_argument_that_cannot_be_is_told_before_anything_is_done(
+    words, message, root, monkeypatch, capsys
+):
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["bc-jax"])
+    config = [] if words[0] == "convert" else ["--config", "configs/debug.py"]
+    with pytest.raises(SystemExit) as stop:
+        commands.main([*words, *config])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_explain_prints_the_report(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
     monkeypatch.setattr(sys, "argv", ["bc-jax"])

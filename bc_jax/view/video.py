@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bc_jax.limits import FPS
+
 _BT709 = 1  # FFmpeg's number for the colours of HD video
 
 
@@ -22,7 +24,7 @@ class VideoWriter:
       preset: x264's trade of time for size.
 
     Raises:
-      ValueError: the path does not end in .mp4, or fps is not positive.
+      ValueError: the path does not end in .mp4, or fps is not 0.001 to 1000.
     """
 
     def __init__(
@@ -31,8 +33,8 @@ class VideoWriter:
         self.path = Path(path)
         if self.path.suffix.lower() != ".mp4":
             raise ValueError(f"{self.path} does not end in .mp4, the one format that is written")
-        if not fps > 0:
-            raise ValueError(f"fps is {fps}; it is positive")
+        if not FPS[0] <= fps <= FPS[1]:
+            raise ValueError(f"fps is {fps}; it is positive, from {FPS[0]} to {FPS[1]}")
         self._rate = Fraction(fps).limit_denominator(1001)
         self._options = {"crf": str(crf), "preset": preset}
         # The process's number keeps two writers of one name apart.
