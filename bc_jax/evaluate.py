@@ -33,7 +33,7 @@ class Arguments:
     def __post_init__(self):
         check_finite(self, "")
         if self.tflops is not None and not self.tflops > 0:
-            raise ConfigError(f"tflops is {self.tflops}; a device has more than 0")
+            raise ConfigError(f"tflops is {self.tflops}; a device has a number above 0")
 
 
 def main(argv=None) -> None:

@@ -88,7 +88,7 @@ def read_run(folder: str | Path, tflops: float | None = None) -> Run:
     """
     folder = Path(folder)
     if tflops is not None and not 0 < tflops < math.inf:
-        raise ValueError(f"tflops is {tflops:g}; a device has more than 0")
+        raise ValueError(f"tflops is {tflops:g}; a device has a number above 0")
     path = folder / "results.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no results.json; evaluate.py writes it")

@@ -48,10 +48,10 @@ def test_each_command_helps(name, capsys, monkeypatch):
         (["explain", "--size", "1000000", "64"], "size (1000000, 64) has a side above 16384"),
         (["explain", "--size", "0", "64"], "size (0, 64) has a side below 1"),
         (["evaluate", "--tflops", "inf"], "tflops is inf, which is not finite"),
-        (["evaluate", "--tflops", "0"], "tflops is 0.0; a device has more than 0"),
+        (["evaluate", "--tflops", "0"], "tflops is 0.0; a device has a number above 0"),
         (["train", "--name", "a/b"], "name 'a/b' cannot be a folder's"),
         (
-            ["explain", "--model.options", "num_classes", "1"],
+            ["explain", "--model.options.num_classes", "1"],
             "num_classes is 1, and 2 is the least",
         ),
         (
