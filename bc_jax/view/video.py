@@ -1,5 +1,6 @@
 """Pictures to an mp4 file that browsers play."""
 
+import errno
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +26,7 @@ class VideoWriter:
 
     Raises:
       ValueError: the path does not end in .mp4, or fps is not 0.001 to 1000.
+      OSError: nothing can be written there; names the path.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class VideoWriter:
         self._options = {"crf": str(crf), "preset": preset}
         # The process's number keeps two writers of one name apart.
         self._unfinished = self.path.with_name(f".{self.path.stem}.{os.getpid()}.mp4")
+        self._check_writable()
         self._container = None
         self._closed = False
         self.size: tuple[int, int] | None = None  # (H, W) of the frames given
@@ -107,8 +110,19 @@ class VideoWriter:
         else:
             self._drop()
 
+    def _check_writable(self):
+        """See that the file can be written, by one that is removed again."""
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._unfinished.touch()
+            self._unfinished.unlink()
+        except OSError as error:
+            why = error.strerror
+            raise type(error)(f"video {self.path} cannot be written: {why}") from error
+
     def _open(self, size: tuple[int, int]):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._container = _pyav().open(
             str(self._unfinished), "w", format="mp4", options={"movflags": "faststart"}
         )
