@@ -26,6 +26,16 @@ def test_python_runs_the_package_as_the_command():
     assert said.strip() == f"bc-jax {__version__}"
 
 
+@pytest.mark.parametrize(
+    "words", [["--help"], ["visualize", "--help"], ["explain", "--size", "64", "64"]]
+)
+def test_a_reader_who_leaves_ends_it_quietly(words):
+    run = [sys.executable, "-m", "bc_jax", *words]
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_an_unknown_command_is_told(capsys):
     with pytest.raises(SystemExit) as stop:
         commands.main(["fly"])
