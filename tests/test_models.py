@@ -339,6 +339,11 @@ def test_random_parameters_follow_the_key_and_the_initialisers():
     assert not np.array_equal(drawn[name], other[name])
 
 
+def test_a_network_has_classes():
+    with pytest.raises(ValueError, match="num_classes is 0; it is 1 or more"):
+        bc_jax.models.load("swiftnet_rn18", key=jax.random.key(0), num_classes=0)
+
+
 @pytest.mark.parametrize("kind", ["video", "array", "text", "empty", "cut", "pickled"])
 def test_a_file_that_holds_no_parameters_is_named(tmp_path, kind):
     path = tmp_path / "weights.npz"

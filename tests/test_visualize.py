@@ -138,8 +138,8 @@ def test_what_is_not_heeded_is_refused(words, message, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--frames", "0"), "frames is 0, and 1 is the least"),
-        (("--start", "-2"), "start is -2, and 0 is the least"),
+        (("--frames", "0"), "error: frames is 0, and 1 is the least"),
+        (("--start", "-2"), "error: start is -2, and 0 is the least"),
         (("--stills", "-3"), "stills is -3, and 0 is the least"),
         (("--fps", "inf"), "fps is inf, which is not finite"),
         (("--fps", "0"), "fps 0.0 is not above 0; it can be 0.001 to 1000 frames per second"),
