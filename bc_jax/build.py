@@ -46,17 +46,25 @@ def _load(config: Config) -> Network:
 def training_frames(config: Config, position: dict | None = None) -> data.Batches:
     """The frames of `config.data`, from a position that was saved on."""
     streams, passes = config.data.streams, config.data.passes
-    source = _source(config, config.data.source, config.data.start, config.data.frames)
+    start, frames = config.data.start, config.data.frames
+    source = _source(config, config.data.source, start, frames, begins="data.start")
     return data.batches(source, streams, passes=passes, position=position)
 
 
-def evaluation_frames(config: Config) -> data.Batches:
-    """The frames that `config.evaluate` asks for, of its own source or of `config.data`."""
+def evaluation_frames(config: Config, *, begins: str | None = None) -> data.Batches:
+    """The frames that `config.evaluate` asks for, of its own source or of `config.data`.
+
+    Args:
+        config: the settings.
+        begins: what says which frame is the first, for messages; None is the setting that does.
+    """
     frames = config.evaluate.frames
     if frames is None and config.evaluate.source is None:
         frames = config.data.frames
     spec = config.evaluate.source or config.data.source
-    source = _source(config, spec, evaluation_start(config), frames)
+    own = config.evaluate.start is not None or config.evaluate.source is not None
+    begins = begins or ("evaluate.start" if own else "data.start")
+    source = _source(config, spec, evaluation_start(config), frames, begins=begins)
     return data.batches(source, config.data.streams)
 
 
@@ -67,13 +75,18 @@ def evaluation_start(config: Config) -> int:
     return config.data.start if config.evaluate.source is None else 0
 
 
-def _source(config: Config, spec: str, start: int, frames: int | None) -> data.Source:
+def _source(
+    config: Config, spec: str, start: int, frames: int | None, *, begins: str
+) -> data.Source:
+    whole = data.open_source(spec, size=config.data.size)
     try:
-        return data.open_source(spec, size=config.data.size, start=start, frames=frames)
+        if start and start == whole.length:  # which leaves none
+            raise ValueError(
+                f"start {start} is beyond the end of {whole.name}: it has {start} frames"
+            )
+        return whole.segment(start, frames)
     except ValueError as error:
-        if not start:
-            raise
-        raise ConfigError(f"{error}; data.start and evaluate.start say where to begin") from error
+        raise ConfigError(f"{error}; {begins} says where to begin") from error
 
 
 def runner(

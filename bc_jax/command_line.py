@@ -70,6 +70,8 @@ def errors_told() -> Iterator[None]:
     try:
         yield
     except (ValueError, CheckpointError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            print(flush=True)  # raises it again where it is the reader of this who has left
         print(f"{name}: error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
     finally:

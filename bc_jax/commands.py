@@ -3,9 +3,11 @@
 train, evaluate, visualize, explain, bench, convert, report, table.
 """
 
+import contextlib
 import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from bc_jax import __version__
 
@@ -23,6 +25,11 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one of the commands with the arguments that follow its name."""
+    with _reader_may_leave():
+        _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
@@ -36,6 +43,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"bc-jax: error: no command {name!r}; there are {', '.join(COMMANDS)}",
               file=sys.stderr)  # fmt: skip
         raise SystemExit(2)
+
+
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """End without a word where the output's reader has read enough, as `| head` does."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
 
 
 def _usage() -> str:

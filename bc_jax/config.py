@@ -11,15 +11,24 @@ import importlib.util
 import io
 import re
 import sys
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, TypeVar
 
+from bc_jax.limits import MOST_SEED, check_fps, check_sides
 from bc_jax.models import NAMES
 from bc_jax.policy import PolicyConfig
 from bc_jax.policy.baselines import NAMES as BASELINES
 from bc_jax.supervised import TaskConfig
-from bc_jax.typed import ConfigError, check_at_least, check_types, decode_json, to_json
+from bc_jax.typed import (
+    ConfigError,
+    check_at_least,
+    check_at_most,
+    check_types,
+    decode_json,
+    to_json,
+)
 
 __all__ = [
     "BlockConfig",
@@ -62,6 +71,10 @@ class ModelConfig:
             raise ConfigError(f"model.name is {self.name!r}; it can be {', '.join(NAMES)}")
         if "dtype" in self.options:
             raise ConfigError("model.options has 'dtype': that is model.dtype")
+        for name, value in self.options.items():
+            least = 2 if name == "num_classes" else 1  # a policy looks at how classes compare
+            if not isinstance(value, str) and value < least:
+                raise ConfigError(f"model.options.{name} is {value}, and {least} is the least")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +97,7 @@ class BlockConfig:
     def __post_init__(self):
         check_types(self, "blocks")
         check_at_least(self, "blocks", 1, "capacities")
+        check_sides(self, "blocks", "size")
         if min(self.size) < 8:
             raise ConfigError(f"blocks.size {self.size} is too small: 8 pixels is the least")
 
@@ -110,10 +124,9 @@ class DataConfig:
         check_types(self, "data")
         check_at_least(self, "data", 0, "start")
         check_at_least(self, "data", 1, "passes", "streams")
+        check_sides(self, "data", "size")
         if self.frames is not None:
             check_at_least(self, "data", 1, "frames")
-        if self.size is not None and min(self.size) < 1:
-            raise ConfigError(f"data.size {self.size} has a side below 1")
         if not self.source:
             raise ConfigError(
                 "data.source is empty: give a file, a folder, 'camera:0' or 'pedestrians'"
@@ -175,6 +188,11 @@ class EvaluateConfig:
     def __post_init__(self):
         check_types(self, "evaluate")
         check_at_least(self, "evaluate", 0, "warm_up", "video_frames")
+        if not self.policies:
+            raise ConfigError(
+                "evaluate.policies names none; give one or more of "
+                f"{', '.join(typing.get_args(PolicyName))}"
+            )
         if len(set(self.policies)) != len(self.policies):
             raise ConfigError(f"evaluate.policies names one twice: {' '.join(self.policies)}")
         if self.target is not None and self.targets:
@@ -194,8 +212,7 @@ class EvaluateConfig:
             check_at_least(self, "evaluate", 0, "start")
         if self.picture is not None:
             check_at_least(self, "evaluate", 0, "picture")
-        if not self.video_fps > 0:
-            raise ConfigError(f"evaluate.video_fps {self.video_fps} is not above 0")
+        check_fps(self, "evaluate", "video_fps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +241,7 @@ class Config:
     def __post_init__(self):
         check_types(self, "")
         check_at_least(self, "", 0, "seed")
+        check_at_most(self, "", MOST_SEED, "seed")
         if not self.name or self.name in (".", "..") or set(self.name) & set("/\\\0"):
             raise ConfigError(f"name {self.name!r} cannot be a folder's")
         if self.task is not None and self.task.validate_every % self.train.log_every:
@@ -338,6 +356,8 @@ def from_command_line(
                 use_underscores=True,
                 config=(tyro.conf.AvoidSubcommands,),
             )
+    except ConfigError as error:  # of what stands at the top; tyro tells those of parts itself
+        _exit(script, str(error))
     except SystemExit as stop:
         if stop.code:
             _exit(script, _one_line(said.getvalue()))
@@ -351,7 +371,9 @@ def _one_line(box: str) -> str:
     sections = re.split(r"\n[─-]+\n", "\n".join(lines))
     # Where the terminal has no frames to draw, the title is the first section.
     message, *more = sections if "│" in box else sections[1:] or sections
-    meant = [re.findall("^--.*", section, re.M) for section in more if section[:7] == "Perhaps"]
+    meant = [
+        re.findall(r"^--[^\s,]+", section, re.M) for section in more if section[:7] == "Perhaps"
+    ]
     if meant:
         message += f"; did you mean {', '.join(meant[0])}?"
     return re.sub(r"\[/?bold\]", "", " ".join(message.split())).replace(" settings.", " ")

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from bc_jax.limits import MOST_SEED
 from bc_jax.models import DeepLabV3Plus, ESPNet, SwiftNet
 from bc_jax.models.variables import (
     Variables,
@@ -311,6 +312,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--output", required=True, help="file to write, .npz; or a folder, for MODEL.npz in it"
     )
     given = parser.parse_args(arguments)
+    if not 0 <= given.seed <= MOST_SEED:
+        parser.error(f"--seed is {given.seed}; it is 0 to {MOST_SEED}")
     if given.num_classes is not None and given.num_classes < 1:
         parser.error(f"--num-classes is {given.num_classes}; it is 1 or more")
     fields = {} if given.num_classes is None else {"num_classes": given.num_classes}

@@ -10,11 +10,12 @@ Compiled programs are kept in ~/.cache/bc_jax ($BC_JAX_CACHE names another folde
 import dataclasses
 
 from bc_jax import build, command_line, report, results, table
-from bc_jax.config import Config, from_command_line
+from bc_jax.config import Config, ConfigError, from_command_line
 from bc_jax.data import TruncatedVideo
 from bc_jax.evaluation import Evaluation
 from bc_jax.film import Film
 from bc_jax.logs import Progress
+from bc_jax.typed import check_finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Arguments:
     table: bool = False
     # The device's TFLOPS in float32, which normalise the table's times; None leaves that out.
     tflops: float | None = None
+
+    def __post_init__(self):
+        check_finite(self, "")
+        if self.tflops is not None and not self.tflops > 0:
+            raise ConfigError(f"tflops is {self.tflops}; a device has a number above 0")
 
 
 def main(argv=None) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from bc_jax import blockcopy, build, command_line
 from bc_jax.config import Config, from_command_line
 from bc_jax.data import padded_size
+from bc_jax.limits import check_sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,9 @@ class Arguments:
 
     # Height and width of the frames; None is what data.source has.
     size: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        check_sides(self, "", "size")
 
 
 def main(argv=None) -> None:

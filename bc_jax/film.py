@@ -60,7 +60,8 @@ class Film:
         order = (*LEARNING, *MATCHED, "all", "none")
         self._row = min(evaluation.rows.values(), key=lambda row: order.index(row.policy))
         self._start = build.evaluation_start(evaluation.config)
-        self._video: VideoWriter | None = None
+        # At the beginning, so that what cannot be written is told before anything is drawn.
+        self._video = None if wanted.video is None else VideoWriter(wanted.video, wanted.fps)
         self._drawn = False  # whether there is a picture
         self._batch: Batch | None = None  # the last one seen
 
@@ -73,7 +74,7 @@ class Film:
         wanted, index = self._wanted, len(self._row.measurements) - 1
         self._batch = batch
         ends = wanted.video_frames
-        in_video = wanted.video is not None and (ends is None or index < ends)
+        in_video = self._video is not None and (ends is None or index < ends)
         path = wanted.picture(index) if wanted.picture else None
         folder = wanted.views(index) if wanted.views else None
         if folder is not None:
@@ -85,8 +86,6 @@ class Film:
             _save(picture, path)
             self._drawn = True
         if in_video:
-            if self._video is None:
-                self._video = VideoWriter(wanted.video, wanted.fps)
             self._video.write(picture)
         return picture
 
@@ -112,7 +111,7 @@ class Film:
             self._finish_video()  # what was drawn before an error is a valid video
 
     def _finish_video(self) -> None:
-        if self._video is not None:
+        if self._video is not None and self._video.frames:
             self._video.close()
 
     def picture(self, batch: Batch) -> np.ndarray:

@@ -115,10 +115,12 @@ def _summary(results: dict) -> str:
     if not results:
         return ""
     titles, *lines = cells(results["rows"], without=("disagreement",))
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    head = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in titles)
     rows = ""
     for line in lines:
-        rows += "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>\n"
+        name, *figures = map(html.escape, line)
+        rows += f'<tr><th scope="row">{name}</th>'
+        rows += "".join(f"<td>{figure}</td>" for figure in figures) + "</tr>\n"
     said = "".join(
         f'<p class="warning">{html.escape(each)}</p>' for each in results.get("warnings", ())
     )
@@ -237,7 +239,7 @@ def _curves(directory: Path, metrics: dict) -> str:
 def _video(path: Path) -> str:
     if not path.is_file() or path.stat().st_size > _LARGEST_VIDEO:
         return ""
-    return f'<video controls loop muted src="{_data(path)}"></video>'
+    return f'<video controls loop muted aria-label="video of the run" src="{_data(path)}"></video>'
 
 
 def _settings(results: dict, config: dict) -> str:
@@ -252,7 +254,7 @@ def _settings(results: dict, config: dict) -> str:
         "fallbacks": ", ".join(results.get("fallbacks", ())) or ("none" if results else None),
     }
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
+        f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>'
         for name, value in facts.items()
         if value
     )

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.compiled_steps import CompiledSteps
+from bc_jax.logits import only_array
 from bc_jax.policy import Gain, PolicyConfig
 from bc_jax.sizes import Sizes
 from bc_jax.sparse import BlockCopy, Prepared, blockcopy
-from bc_jax.sparse.transform import check_capacity
-from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, only_array, whole_streams
+from bc_jax.sparse.transform import check_capacity, one_array
+from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, whole_streams
 
 __all__ = [
     "BASELINES",
@@ -165,14 +166,16 @@ class Runner:
 
         Raises:
             ValueError: frames of another shape than the first ones', or not of whole blocks; or
-                `reset` has not one value for each stream.
+                `reset` has not one value for each stream; or see `Steps.init`.
+            TypeError: frames are several arrays.
         """
-        frames = jnp.asarray(frames)
+        frames = one_array(frames)
         frames = frames[None] if frames.ndim == 3 else frames
         if np.shape(reset) not in ((), frames.shape[:1]):
             raise ValueError(
                 f"reset has shape {np.shape(reset)}, and frames are of {len(frames)} streams, each "
-                "of which it says whether it begins"
+                "of which it says whether it begins; frames are one array, in which several inputs "
+                "are joined along the channels"
             )
         total = int(np.prod(self.steps.sparse.grid_shape(frames)))
         capacity = None if self._capacity is None else _blocks(self._capacity, total)

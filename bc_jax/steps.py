@@ -13,23 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax import policy as policies
+from bc_jax.logits import check_whole_blocks, only_array, reduced
 from bc_jax.policy import Gain, Observation, PolicyConfig, PolicyState
 from bc_jax.policy.baselines import NAMES as BASELINES
 from bc_jax.policy.inputs import resize_nearest
 from bc_jax.runner_state import Decision, Outcome, RunnerState
 from bc_jax.sparse import BlockCopy, Blocks, FrameState, block_index, split
-
-
-def only_array(outputs) -> jax.Array:
-    """The one array [N, h, w, classes] that a network returns; ValueError where it is another."""
-    leaves = jax.tree.leaves(outputs)
-    if len(leaves) != 1 or leaves[0].ndim != 4:
-        shapes = [list(leaf.shape) for leaf in leaves]
-        raise ValueError(
-            f"the network returns arrays of shapes {shapes}; give logits=, a function that takes "
-            "its outputs to the logits [N, h, w, classes] that the policy looks at"
-        )
-    return leaves[0]
 
 
 def whole_streams(frames) -> jax.Array:
@@ -60,7 +49,14 @@ class Steps:
     gain: Gain | None = None
 
     def __post_init__(self):
-        """Raises ValueError for an unknown policy, and for what cannot be."""
+        """Raises ValueError for an unknown policy, and for what cannot be; TypeError likewise."""
+        if not callable(self.logits):
+            raise TypeError(
+                f"logits is {self.logits!r}; it is a function from the network's outputs to logits "
+                "[N, h, w, classes]"
+            )
+        if self.gain is not None and not isinstance(self.gain, Gain):
+            raise TypeError(f"gain is {self.gain!r}; it is a bc_jax.policy.Gain(keep, compare)")
         if self.train_interval < 1:
             raise ValueError(f"train_interval is {self.train_interval}; it is 1 frame or more")
         if not 0 <= self.target <= 1:
@@ -94,6 +90,10 @@ class Steps:
             key: for the policy's parameters and its sampling.
             params: the network's.
             frames: [N, H, W, 3]; only shape and dtype matter.
+
+        Raises:
+            ValueError: the policy looks at what blocks gain, and no whole number of the logits'
+                rows and columns is a block's.
         """
         policy_key, key = jax.random.split(key)
         grid_shape = self.sparse.grid_shape(frames)
@@ -111,6 +111,8 @@ class Steps:
             frame=jnp.int32(0),
             skipped_frames=jnp.zeros(grid_shape[:1], jnp.int32),
         )
+        if self.policy == "oracle" or (self.learns and not self.gain):
+            check_whole_blocks(state.seen, frames, grid_shape[1:])
         if not self.learns:
             return state
         observation = self._observe(state, jnp.zeros(frames.shape, frames.dtype))
@@ -358,17 +360,9 @@ class Steps:
     def _reduce(self, logits, frames) -> jax.Array:
         if not self.learns and self.policy != "oracle":
             return logits[:, :1, :1]  # nothing is looked at
-        if logits.shape[-1] < 2:
-            raise ValueError(
-                f"the logits have shape {list(logits.shape)}: of one class, whose probability "
-                "never changes; give logits=, a function to two or more, such as lambda z: "
-                "jnp.concatenate([jnp.zeros_like(z), z], -1) for a mask z before its sigmoid"
-            )
         scale = self.policy.gain_scale if self.learns else 0.25
-        every = max(1, round(logits.shape[1] / frames.shape[1] / scale))
-        if logits.shape[1] % every or logits.shape[2] % every:
-            every = 1
-        return logits[:, ::every, ::every]
+        grid = self.sparse.grid_shape(frames)[1:]
+        return reduced(logits, rows=frames.shape[1], grid=grid, scale=scale)
 
     def _observe(self, state: RunnerState, frames) -> Observation:
         # The policy looks at a fraction of the pixels: half are plenty, and cheap to keep.

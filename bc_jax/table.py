@@ -12,6 +12,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,8 +87,8 @@ def read_run(folder: str | Path, tflops: float | None = None) -> Run:
             frames; or the TFLOPS are not above 0.
     """
     folder = Path(folder)
-    if tflops is not None and not tflops > 0:
-        raise ValueError(f"tflops is {tflops:g}; a device has more than 0")
+    if tflops is not None and not 0 < tflops < math.inf:
+        raise ValueError(f"tflops is {tflops:g}; a device has a number above 0")
     path = folder / "results.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no results.json; evaluate.py writes it")

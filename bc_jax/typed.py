@@ -45,7 +45,9 @@ def check_types(config: Any, part: str) -> None:
       ConfigError: a value is of another type; names the field, the value and the type.
     """
     for name, hint in typing.get_type_hints(type(config)).items():
-        object.__setattr__(config, name, _decode(hint, getattr(config, name), _field(part, name)))
+        object.__setattr__(
+            config, name, _decode(hint, getattr(config, name), field_name(part, name))
+        )
 
 
 def check_at_least(config: Any, part: str, least: int, *names: str) -> None:
@@ -53,7 +55,23 @@ def check_at_least(config: Any, part: str, least: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value < least:
-            raise ConfigError(f"{_field(part, name)} is {value}, and {least} is the least")
+            raise ConfigError(f"{field_name(part, name)} is {value}, and {least} is the least")
+
+
+def check_at_most(config: Any, part: str, most: int, *names: str) -> None:
+    """Raises ConfigError where one of the named fields is above `most`."""
+    for name in names:
+        value = getattr(config, name)
+        if value > most:
+            raise ConfigError(f"{field_name(part, name)} is {value}, and {most} is the most")
+
+
+def check_finite(config: Any, part: str) -> None:
+    """Raises ConfigError for the first field that is a float and infinite, or no number."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{field_name(part, field.name)} is {value}, which is not finite")
 
 
 def check_names(given: Iterable[str], cls: type, where: str) -> None:
@@ -66,7 +84,8 @@ def check_names(given: Iterable[str], cls: type, where: str) -> None:
             raise ConfigError(f"{where} has no field {name!r}; it has {', '.join(names)}{hint}")
 
 
-def _field(part: str, name: str) -> str:
+def field_name(part: str, name: str) -> str:
+    """A field as messages name it: with the part of the settings that it is in, if any."""
     return f"{part}.{name}" if part else name
 
 

@@ -16,7 +16,9 @@ from bc_jax.config import BlockConfig, Config, ConfigError, PolicyConfig, from_c
 from bc_jax.data import TruncatedVideo
 from bc_jax.evaluation import Evaluation
 from bc_jax.film import Film, Wanted
+from bc_jax.limits import check_fps
 from bc_jax.logs import Progress
+from bc_jax.typed import check_at_least, check_finite
 from bc_jax.view.display import displayed
 
 # Without --config: the network that comes with weights, and a light policy.
@@ -62,6 +64,13 @@ class Arguments:
     # Show the picture as it is made: in a window, or in the terminal where there is none.
     display: bool = False
 
+    def __post_init__(self):
+        check_finite(self, "")
+        check_at_least(self, "", 0, "start", "stills")
+        if self.frames is not None:
+            check_at_least(self, "", 1, "frames")
+        check_fps(self, "", "fps")
+
 
 def main(argv=None) -> None:
     """Read the settings, draw, and say what cannot be in one line."""
@@ -78,7 +87,7 @@ def visualize(config: Config, arguments: Arguments) -> None:
     """Go through the frames once, and draw each of them."""
     config = only_learned(config, arguments)
     network = build.network(config)
-    frames = build.evaluation_frames(config)
+    frames = build.evaluation_frames(config, begins="--start")
     progress = Progress(frames.length)
     step = 0
     evaluation = Evaluation(
@@ -113,14 +122,16 @@ def visualize(config: Config, arguments: Arguments) -> None:
 def only_learned(config: Config, arguments: Arguments) -> Config:
     """The config with the input, and with the learnt policy as the only one."""
     source = config.data.source if arguments.input is None else arguments.input
-    data = dataclasses.replace(config.data, source=source, start=0, frames=None)
+    data = dataclasses.replace(
+        config.data, source=source, start=arguments.start, frames=arguments.frames
+    )
     drawn = dataclasses.replace(
         config.evaluate,
         policies=("learned",),
         targets=config.evaluate.targets[:1],
         source=None,
-        start=arguments.start,
-        frames=arguments.frames,
+        start=None,
+        frames=None,
         picture=None,
     )
     return dataclasses.replace(config, data=data, evaluate=drawn)

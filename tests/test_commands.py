@@ -26,6 +26,16 @@ def test_python_runs_the_package_as_the_command():
     assert said.strip() == f"bc-jax {__version__}"
 
 
+@pytest.mark.parametrize(
+    "words", [["--help"], ["visualize", "--help"], ["explain", "--size", "64", "64"]]
+)
+def test_a_reader_who_leaves_ends_it_quietly(words):
+    run = [sys.executable, "-m", "bc_jax", *words]
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_an_unknown_command_is_told(capsys):
     with pytest.raises(SystemExit) as stop:
         commands.main(["fly"])
@@ -40,6 +50,36 @@ def test_each_command_helps(name, capsys, monkeypatch):
         commands.main([name, "--help"])
     assert stop.value.code == 0
     assert "usage" in capsys.readouterr().out.lower()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["explain", "--size", "1000000", "64"], "size (1000000, 64) has a side above 16384"),
+        (["explain", "--size", "0", "64"], "size (0, 64) has a side below 1"),
+        (["evaluate", "--tflops", "inf"], "tflops is inf, which is not finite"),
+        (["evaluate", "--tflops", "0"], "tflops is 0.0; a device has a number above 0"),
+        (["train", "--name", "a/b"], "name 'a/b' cannot be a folder's"),
+        (
+            ["explain", "--model.options.num_classes", "1"],
+            "num_classes is 1, and 2 is the least",
+        ),
+        (
+            ["convert", "--model=espnet", "--backbone=a", "--output=b", "--seed", "9" * 20],
+            "it is 0 to 4294967295",
+        ),
+    ],
+)
+def test_an_argument_that_cannot_be_is_told_before_anything_is_done(
+    words, message, root, monkeypatch, capsys
+):
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["bc-jax"])
+    config = [] if words[0] == "convert" else ["--config", "configs/debug.py"]
+    with pytest.raises(SystemExit) as stop:
+        commands.main([*words, *config])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_explain_prints_the_report(root, monkeypatch, capsys):

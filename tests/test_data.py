@@ -260,7 +260,7 @@ def test_size_change_in_a_folder(tmp_path):
     with pytest.raises(ValueError) as error:
         read.extend(open_source(folder))
     assert len(read) == 2
-    for part in ("frame 2 is 30x20", "the first one 32x24", "size=(24, 32)"):
+    for part in ("frame 2 is 30x20", "the first one 32x24", "size=(24, 32)", "--data.size 24 32"):
         assert part in str(error.value)
     assert {f.shape for f in open_source(folder, size=(24, 32))} == {(24, 32, 3)}
 
@@ -312,6 +312,9 @@ def test_truncated_video_yields_what_there_is_then_raises(tmp_path, suffix, shar
     count = len(read)
     assert 3 < count < FRAMES
     assert e.value.frames_read == count
+    assert f"(or frames={count}, on the command line --data.frames {count})" in str(e.value)
+    with pytest.raises(TruncatedVideo, match=rf"\(or frames={count - 2}, "):
+        list(open_source(path, start=2))  # frames are counted from there
     assert f"{count} of {FRAMES}" in str(e.value) or suffix == ".mkv"
     for a, b in zip(read, open_source(whole), strict=False):
         np.testing.assert_array_equal(a, b)  # no half frame, and none left out

@@ -211,8 +211,13 @@ def test_a_missing_or_damaged_checkpoint_is_told(root, tmp_path, capsys):
 
 
 def test_frames_beyond_the_end_are_told(root, capsys):
-    code, said = failure(root, capsys, *SETTINGS, "--evaluate.start", "9999")
-    assert (code, "beyond its end" in said or "beyond the end" in said) == (1, True)
+    for start in ("9999", "600"):  # of 600 frames
+        code, said = failure(root, capsys, *SETTINGS, "--evaluate.start", start)
+        assert (code, "beyond its end" in said or "beyond the end" in said) == (1, True)
+        assert f"start {start} is" in said and said.endswith("evaluate.start says where to begin\n")
+    first = ("--data.start", "600", "--evaluate.start", "None", "--evaluate.frames", "None")
+    code, said = failure(root, capsys, *SETTINGS, *first)
+    assert (code, said.endswith("it has 600 frames; data.start says where to begin\n")) == (1, True)
 
 
 def test_help_lists_every_field(root, capsys):

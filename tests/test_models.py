@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import bc_jax
+from bc_jax.data import shipped_clips
 from bc_jax.data.street import Clip, StreetConfig
 from bc_jax.evaluation import pixel_classes
 from bc_jax.metrics import confusion, miou
@@ -336,6 +337,30 @@ def test_random_parameters_follow_the_key_and_the_initialisers():
     name = "params/encoder/level1/conv/kernel"
     np.testing.assert_array_equal(drawn[name], again[name])
     assert not np.array_equal(drawn[name], other[name])
+
+
+def test_a_network_has_classes():
+    with pytest.raises(ValueError, match="num_classes is 0; it is 1 or more"):
+        bc_jax.models.load("swiftnet_rn18", key=jax.random.key(0), num_classes=0)
+
+
+@pytest.mark.parametrize("kind", ["video", "array", "text", "empty", "cut", "pickled"])
+def test_a_file_that_holds_no_parameters_is_named(tmp_path, kind):
+    path = tmp_path / "weights.npz"
+    if kind == "video":
+        path.write_bytes(shipped_clips()["pedestrians"].read_bytes()[:1000])
+    elif kind == "array":
+        np.save(path.open("wb"), np.zeros(3))
+    elif kind == "pickled":
+        np.savez(path, a=np.array([{}], dtype=object))
+    elif kind == "cut":
+        np.savez(path, a=np.zeros(300))
+        path.write_bytes(path.read_bytes()[:-50])
+    else:
+        path.write_text("a text" if kind == "text" else "")
+    with pytest.raises(ValueError, match=r"weights\.npz is damaged, or no .*\.npz files") as error:
+        read_variables(path)
+    assert "allow_pickle" not in str(error.value)
 
 
 def test_load_takes_parameters_and_names_those_that_do_not_fit(tmp_path):

@@ -35,6 +35,19 @@ def test_the_page_names_what_was_measured():
     assert "a network on for training" in report._about({"rows": []}, config, {})
 
 
+def test_tables_and_video_say_what_they_are(tmp_path, monkeypatch):
+    table = [["policy", "mIoU"], ["all <&>", "0.5"]]
+    monkeypatch.setattr(report, "cells", lambda rows, without: table)
+    summary = report._summary({"rows": []})
+    assert summary.count("<th ") == 3 and "<th>" not in summary
+    assert '<th scope="col">mIoU</th>' in summary
+    assert '<th scope="row">all &lt;&amp;&gt;</th><td>0.5</td>' in summary
+    facts = report._settings({"commit": "abc"}, {})
+    assert '<th scope="row">commit</th><td>abc</td>' in facts
+    (tmp_path / "video.mp4").write_bytes(b"video")
+    assert 'aria-label="video of the run"' in report._video(tmp_path / "video.mp4")
+
+
 def test_a_folder_without_a_run_is_told(tmp_path, capsys):
     with pytest.raises(SystemExit):
         report.main([str(tmp_path)])

@@ -531,6 +531,47 @@ def test_errors_name_what_is_possible():
         two(video()[0])
 
 
+@pytest.mark.parametrize(
+    ("options", "call", "message"),
+    [
+        ({"gain": lambda outputs: outputs}, (), r"it is a bc_jax.policy.Gain\(keep, compare\)"),
+        ({"logits": "seg"}, (), "logits is 'seg'; it is a function from the network's outputs"),
+        ({}, ({"image": 0},), "frames are a dict; they are one array .* along the channels"),
+        ({}, ((video()[0], video()[0][..., :1]),), "frames are a tuple; they are one array"),
+        ({}, (video()[0], video()[0]), "reset has shape .* inputs are joined along the channels"),
+    ],
+)
+def test_what_is_of_another_kind_is_told_what_it_is(options, call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Runner(network, PARAMS, block_size=BLOCK, policy=POLICY, **options)(*call)
+
+
+def quarter(params, frames):
+    """A quarter of the network's rows and columns, rounded up."""
+    return network(params, frames)[:, ::4, ::4]
+
+
+@pytest.mark.parametrize("policy", [POLICY, "oracle"])
+def test_blocks_that_are_no_whole_number_of_logits_are_refused(policy):
+    frames = np.zeros((1, 66, 99, 3), np.float32)
+    message = r"shape \[1, 17, 25, 3\].*grid of 2 x 3 blocks of \(33, 33\).*such as \(36, 36\)"
+    with pytest.raises(ValueError, match=message):
+        Runner(quarter, PARAMS, block_size=33, policy=policy).start(frames)
+
+
+def test_a_policy_that_looks_at_no_logits_takes_any_blocks():
+    frames = np.zeros((1, 66, 99, 3), np.float32)
+    assert Runner(quarter, PARAMS, block_size=33, policy="random")(frames).shape == (1, 17, 25, 3)
+
+
+def test_logits_are_thinned_only_where_blocks_stay_whole():
+    # Every fourth of 68 rows is 17, which two blocks do not divide.
+    start = Runner(network, PARAMS, block_size=34, policy=POLICY).start
+    assert start(np.zeros((1, 68, 68, 3), np.float32)).seen.shape == (1, 68, 68, 3)
+    start = Runner(network, PARAMS, block_size=32, policy=POLICY).start
+    assert start(np.zeros((1, 64, 64, 3), np.float32)).seen.shape == (1, 16, 16, 3)
+
+
 def test_a_mask_of_one_channel_is_learnt_from_as_two_classes():
     def mask(params, frames):
         return network(params, frames)[..., :1]

@@ -119,6 +119,25 @@ def test_frames_that_are_not_nhwc(sparse, state, shape):
         says(error, shape)
 
 
+@pytest.mark.parametrize("frames", [{"image": FRAMES}, (FRAMES, FRAMES), (2, 32, 48, 3)])
+def test_frames_that_are_no_array(sparse, state, frames):
+    for call in (
+        lambda x: sparse.init(params(), x),
+        lambda x: sparse(params(), state, x, GRID),
+        lambda x: sparse.explain(params(), x),
+    ):
+        with pytest.raises(TypeError, match="frames are a ") as error:
+            call(frames)
+        says(error, type(frames).__name__, "joined along the channels", "ShapeDtypeStruct")
+
+
+def test_an_output_that_is_no_array():
+    sparse = bc_jax.blockcopy(lambda p, x: {"seg": network(p, x), "name": "net"}, block_size=8)
+    with pytest.raises(TypeError) as error:
+        sparse.init(params(), FRAMES)
+    says(error, "'net'", "['name']", "no array")
+
+
 @pytest.mark.parametrize("capacity", [0, -1, 49, 1000])
 def test_capacity_out_of_range(sparse, state, capacity):
     with pytest.raises(ValueError, match="capacity") as error:

@@ -176,6 +176,7 @@ def test_what_is_no_run_is_told(street, tmp_path, capsys, monkeypatch, root):
     assert "has no results.json; evaluate.py writes it" in said(tmp_path)
     assert "--tflops has 2 figures for 1 runs" in said(street, "--tflops", 1, 2)
     assert "tflops is 0" in said(street, "--tflops", 0)
+    assert "tflops is inf; a device has a number" in said(street, "--tflops", "inf")
     results = tmp_path / "results.json"
     results.write_text("{}")
     assert "is damaged, or of an evaluate.py before" in said(tmp_path)

@@ -389,8 +389,14 @@ def test_another_size_is_an_error_that_names_both(tmp_path):
 def test_video_errors(tmp_path):
     with pytest.raises(ValueError, match=r"a\.avi does not end in \.mp4"):
         VideoWriter(tmp_path / "a.avi", 10)
-    with pytest.raises(ValueError, match="fps is 0; it is positive"):
-        VideoWriter(tmp_path / "a.mp4", 0)
+    for fps in (0, 1e-9, 1e9, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"fps is {fps}; it is positive, from 0.001 to 1000"):
+            VideoWriter(tmp_path / "a.mp4", fps)
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(OSError, match=r"folder.mp4 cannot be written: it is a folder"):
+        VideoWriter(tmp_path / "folder.mp4", 10)
+    with pytest.raises(OSError, match=r"video /proc/x.mp4 cannot be written: No such file"):
+        VideoWriter("/proc/x.mp4", 10)
     writer = VideoWriter(tmp_path / "a.mp4", 10)
     with pytest.raises(ValueError, match=r"a frame is uint8 \[H, W, 3\]; this one is float32 \[4"):
         writer.write(np.zeros((4, 4, 3), np.float32))

@@ -107,7 +107,9 @@ def test_the_input_is_drawn_from_its_beginning_whatever_the_config_measures():
     arguments = visualize.Arguments(input="other.mp4", frames=5)
     config = visualize.only_learned(visualize.DEFAULT, arguments)
     assert config.data.source == "other.mp4"
-    assert (config.evaluate.start, config.evaluate.frames) == (0, 5)
+    assert (config.data.start, config.data.frames) == (0, 5)
+    assert (config.evaluate.start, config.evaluate.frames) == (None, None)
+    assert build.evaluation_start(config) == 0
     measured = dataclasses.replace(
         visualize.DEFAULT.evaluate, source="street:val", targets=(0.3, 0.5)
     )
@@ -131,6 +133,39 @@ def test_what_is_not_heeded_is_refused(words, message, capsys):
     with pytest.raises(SystemExit):
         visualize.main([*words])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--frames", "0"), "error: frames is 0, and 1 is the least"),
+        (("--start", "-2"), "error: start is -2, and 0 is the least"),
+        (("--stills", "-3"), "stills is -3, and 0 is the least"),
+        (("--fps", "inf"), "fps is inf, which is not finite"),
+        (("--fps", "0"), "fps 0.0 is not above 0; it can be 0.001 to 1000 frames per second"),
+        (("--fps", "1e9"), "fps 1000000000.0 is no frame rate; it can be 0.001 to 1000"),
+        (("--start", "600"), "start 600 is beyond the end of video "),
+        (("--start", "600"), "; --start says where to begin"),
+        (("--output", "/proc/x.mp4"), "video /proc/x.mp4 cannot be written: "),
+        (("--output", "out.avi"), "out.avi does not end in .mp4"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_before_anything_is(words, message, monkeypatch, capsys):
+    monkeypatch.setattr(Evaluation, "frame", lambda *_: pytest.fail("a frame was run"))
+    with pytest.raises(SystemExit):
+        run("--data.size", "64", "64", *words, monkeypatch=monkeypatch)
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.splitlines()[-1].startswith("visualize: error: ")
+
+
+def test_a_video_of_one_frame(root, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    output = tmp_path / "out.mp4"
+    own = ("--input", clip, "--output", output, "--data.size", "90", "120", "--frames", "1")
+    run(*SETTINGS, *own, monkeypatch=monkeypatch)
+    assert len(decoded(output)) == 1
+    assert "1 frames" in capsys.readouterr().out
 
 
 def test_the_terminal_shows_the_picture_in_half_blocks():

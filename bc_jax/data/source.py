@@ -120,10 +120,21 @@ class Source:
         if self.resize is None:
             raise ValueError(
                 f"{self.name}: frame {index} is {shown(size)} (width x height), the first one "
-                f"{shown(self.size)}; resize all frames to one size with size={self.size}"
+                f"{shown(self.size)}; resize all frames to one size with size={self.size}, on the "
+                f"command line --data.size {self.size[0]} {self.size[1]}"
             )
         labels = None if pair.labels is None else resize_labels(pair.labels, self.resize)
         return Labelled(resize(pair.frame, self.resize), labels)
+
+
+def readable(frames: int) -> str:
+    """How so many frames before a damaged one are used, as the end of a message."""
+    if not frames:
+        return ""
+    return (
+        f"; on_error='stop' (or frames={frames}, on the command line --data.frames {frames}) uses "
+        "those"
+    )
 
 
 def _warn_of_fewer(name: str, start: int, wanted: int, there: int) -> None:

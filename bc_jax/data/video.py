@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bc_jax.data.source import Source, TruncatedVideo
+from bc_jax.data.source import Source, TruncatedVideo, readable
 
 
 def open_video(path: Path) -> Source:
@@ -123,8 +123,8 @@ def _frames(name: str, container, stream, skip: int) -> Iterator[np.ndarray]:
     if why:
         whole = f" of {stream.frames}" if stream.frames else ""
         raise TruncatedVideo(
-            f"{name}: {why} after frame {seen - 1}: {seen}{whole} frames could be read; "
-            f"on_error='stop' (or frames={seen}) uses those",
+            f"{name}: {why} after frame {seen - 1}: {seen}{whole} frames could be read"
+            + readable(max(0, seen - skip)),
             seen,
         )
     if skip > seen:

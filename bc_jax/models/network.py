@@ -158,7 +158,8 @@ def load(
         raise ValueError(f"network {name!r} is not known: choose one of {', '.join(NAMES)}")
     entry = _ENTRIES[name]
     module = entry.module(**options)
-
+    if module.num_classes < 1:
+        raise ValueError(f"num_classes is {module.num_classes}; it is 1 or more")
     template = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     if params is None and entry.weights is not None:
         if key is not None:

@@ -4,6 +4,8 @@ Flat names are such as `params/encoder/b1/bn/scale`.
 """
 
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,12 +51,23 @@ def read_variables(path: str | os.PathLike) -> Variables:
     """Read what `write_variables` wrote: {'params': ..., 'batch_stats': ...} of NumPy arrays.
 
     Those that were stored in float16 come back as float32.
+
+    Raises:
+      OSError: the file cannot be opened.
+      ValueError: it is damaged, or something else than `write_variables` writes.
     """
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {
-            name: leaf.astype(np.float32) if leaf.dtype == np.float16 else leaf
-            for name, leaf in file.items()
-        }
+    try:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
+            leaves = {name: np.asarray(leaf) for name, leaf in file.items()}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is damaged, or no file of a network's parameters: these are .npz files, as "
+            "training a network writes them, and bc-jax convert of a PyTorch checkpoint"
+        ) from error
+    arrays = {
+        name: leaf.astype(np.float32) if leaf.dtype == np.float16 else leaf
+        for name, leaf in leaves.items()
+    }
     return traverse_util.unflatten_dict(arrays, sep="/")
 
 

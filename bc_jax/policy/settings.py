@@ -5,7 +5,7 @@ from typing import Literal
 
 from bc_jax.policy.inputs import policy_pixels
 from bc_jax.policy.network import plan_strides
-from bc_jax.typed import check_names
+from bc_jax.typed import check_finite, check_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,7 @@ class PolicyConfig:
     age_input: bool = True
 
     def __post_init__(self):
+        check_finite(self, "policy")
         for name, options in (
             ("objective", ("paper", "constrained")),
             ("gain", ("kl", "change", "tv")),
@@ -73,7 +74,7 @@ class PolicyConfig:
             if not low < getattr(self, name) <= high:
                 raise ValueError(f"policy.{name} is {getattr(self, name)}; it must be {allowed}")
         for name in ("gamma", "weight_decay", "prior_learning_rate"):
-            if not 0 <= getattr(self, name) < float("inf"):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"policy.{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("momentum", "batch_norm_decay", "multiplier_rate"):
             if not 0 <= getattr(self, name) < 1:

@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ _IN_OTHER_WORDS = {
     ],
 }
 _CALL_PARAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_ARRAYS = typing.get_args(jax.typing.ArrayLike)  # Python's numbers among them
 # Elements; larger values are not evaluated while tracing. A matrix that halves 4K has 2**23.
 _LARGEST_STATIC = 1 << 24
 
@@ -172,9 +174,16 @@ def trace(function: Callable, *args) -> Program:
     out_trees = []
 
     def flat(*leaves):
-        results, out_tree = jax.tree.flatten(function(*jax.tree.unflatten(in_tree, leaves)))
+        results = function(*jax.tree.unflatten(in_tree, leaves))
+        paths, out_tree = jax.tree.flatten_with_path(results)
+        for path, leaf in paths:
+            if not isinstance(leaf, _ARRAYS) and not hasattr(leaf, "__jax_array__"):
+                raise TypeError(
+                    f"what the network returns holds {leaf!r} at outputs"
+                    f"{jax.tree_util.keystr(path)}, which is no array: leave it out"
+                )
         out_trees.append(out_tree)
-        return results
+        return [leaf for _, leaf in paths]
 
     closed = jax.make_jaxpr(flat)(*leaves)
     ops: list[Op] = []

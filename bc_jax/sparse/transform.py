@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -79,7 +79,10 @@ class BlockCopy:
 
         Raises:
             ValueError: where the frames are not [N, H, W, C] or are not made of whole blocks.
+            TypeError: where they are no array, and no shape of one.
         """
+        if not hasattr(frames, "shape"):
+            raise TypeError(_not_one_array(frames))
         shape = tuple(frames.shape)
         if len(shape) != 4 or not shape[0]:
             raise ValueError(f"frames must be [N, H, W, C], N at least 1; got shape {shape}")
@@ -149,7 +152,7 @@ class BlockCopy:
         self, params, state: FrameState, frames, grid=None, *, capacity: int | None = None
     ) -> FrameState:
         """As a call, and returns the state alone: a compiled program need not copy its outputs."""
-        frames, grid = jnp.asarray(frames), None if grid is None else _array(grid)
+        frames, grid = one_array(frames), None if grid is None else _array(grid)
         grid_shape = self.grid_shape(frames)
         check_call(state, frames, grid, grid_shape)
         total = math.prod(grid_shape)
@@ -209,7 +212,7 @@ class BlockCopy:
 
         Args:
             params: the network's parameters, or their shapes.
-            frames: [N, H, W, C], or its shape.
+            frames: [N, H, W, C], or its jax.ShapeDtypeStruct.
 
         Returns:
             A report; `str(report)` is a table.
@@ -352,6 +355,21 @@ def _output(context: Context, result) -> jax.Array:
     if isinstance(result, Blocked) and result.pad == NO_PAD:
         return jnp.zeros(context.shape(result), result.tiles.dtype)
     return jnp.asarray(context.dense(result))
+
+
+def one_array(frames) -> jax.Array:
+    """The frames as an array; TypeError where they are several, in a dict or a tuple."""
+    if isinstance(frames, Mapping | tuple):
+        raise TypeError(_not_one_array(frames))
+    return jnp.asarray(frames)
+
+
+def _not_one_array(frames) -> str:
+    return (
+        f"frames are a {type(frames).__name__}; they are one array [N, H, W, C], in which several "
+        "inputs are joined along the channels (or, where nothing is computed, its "
+        "jax.ShapeDtypeStruct)"
+    )
 
 
 def _not_whole(name: str, size: tuple[int, int], block_size: tuple[int, int]) -> str:

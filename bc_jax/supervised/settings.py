@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from bc_jax.limits import check_sides
 from bc_jax.typed import ConfigError, check_at_least, check_types
 
 
@@ -74,13 +75,12 @@ class TaskConfig:
         counts = ("steps", "batch_size", "frames_per_clip", "crops_per_frame", "batches_per_clip")
         counts += ("loss_stride", "validate_every", "validation_frames", "final_frames")
         check_at_least(self, "task", 1, *counts)
+        check_sides(self, "task", "size", "crop", "validation_size")
         if any(side % self.loss_stride for side in self.crop):
             raise ConfigError(
                 f"task.crop {self.crop} has a side that task.loss_stride {self.loss_stride} does "
                 "not divide"
             )
-        if min(self.crop) < 1:
-            raise ConfigError(f"task.crop {self.crop} has a side below 1")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ConfigError(f"task.scale {self.scale} is not the least and the most, above 0")
         if not self.learning_rate > 0:

@@ -1,10 +1,13 @@
 """Pictures to an mp4 file that browsers play."""
 
+import errno
 import os
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+
+from bc_jax.limits import FPS
 
 _BT709 = 1  # FFmpeg's number for the colours of HD video
 
@@ -22,7 +25,8 @@ class VideoWriter:
       preset: x264's trade of time for size.
 
     Raises:
-      ValueError: the path does not end in .mp4, or fps is not positive.
+      ValueError: the path does not end in .mp4, or fps is not 0.001 to 1000.
+      OSError: nothing can be written there; names the path.
     """
 
     def __init__(
@@ -31,12 +35,13 @@ class VideoWriter:
         self.path = Path(path)
         if self.path.suffix.lower() != ".mp4":
             raise ValueError(f"{self.path} does not end in .mp4, the one format that is written")
-        if not fps > 0:
-            raise ValueError(f"fps is {fps}; it is positive")
+        if not FPS[0] <= fps <= FPS[1]:
+            raise ValueError(f"fps is {fps}; it is positive, from {FPS[0]} to {FPS[1]}")
         self._rate = Fraction(fps).limit_denominator(1001)
         self._options = {"crf": str(crf), "preset": preset}
         # The process's number keeps two writers of one name apart.
         self._unfinished = self.path.with_name(f".{self.path.stem}.{os.getpid()}.mp4")
+        self._check_writable()
         self._container = None
         self._closed = False
         self.size: tuple[int, int] | None = None  # (H, W) of the frames given
@@ -105,8 +110,19 @@ class VideoWriter:
         else:
             self._drop()
 
+    def _check_writable(self):
+        """See that the file can be written, by one that is removed again."""
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._unfinished.touch()
+            self._unfinished.unlink()
+        except OSError as error:
+            why = error.strerror
+            raise type(error)(f"video {self.path} cannot be written: {why}") from error
+
     def _open(self, size: tuple[int, int]):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._container = _pyav().open(
             str(self._unfinished), "w", format="mp4", options={"movflags": "faststart"}
         )
