@@ -210,6 +210,16 @@ def test_a_missing_or_damaged_checkpoint_is_told(root, tmp_path, capsys):
     assert (code, "is damaged" in said) == (1, True)
 
 
+def test_a_missing_checkpoint_is_told_where_no_row_begins_from_it(root, tmp_path, capsys):
+    given = (*SETTINGS, "--evaluate.policies", "random", "--train.directory", tmp_path / "run")
+    code, said = failure(root, capsys, *given, "--checkpoint", tmp_path / "none")
+    assert (code, f"--checkpoint {tmp_path / 'none'}: there is no directory" in said) == (1, True)
+    several = ("--checkpoint", tmp_path / "at_{target}", "--evaluate.targets", "0.3", "0.5")
+    code, said = failure(root, capsys, *given, *several)
+    assert (code, f"there is no directory {tmp_path / 'at_0.3'}" in said) == (1, True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_frames_beyond_the_end_are_told(root, capsys):
     code, said = failure(root, capsys, *SETTINGS, "--evaluate.start", "9999")
     assert (code, "beyond its end" in said or "beyond the end" in said) == (1, True)
