@@ -194,6 +194,7 @@ class Evaluation:
                 learnt = load_policy(
                     _folder(checkpoint, target),
                     dataclasses.replace(config, policy=policy),
+                    self.network.params,
                     lambda: shapes(config, runner, self.size, streams),
                 )
             shape = (streams, *padded_size(self.size, config.blocks.size), 3)

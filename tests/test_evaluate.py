@@ -192,6 +192,8 @@ def test_a_foreign_checkpoint_is_told(root, evaluated, capsys):
     assert "policy.widths was (4,) and is (8,)" in said
     code, said = failure(root, capsys, *SETTINGS, *checkpoint, "--blocks.size", "16", "16")
     assert "blocks.size was (32, 32) and is (16, 16)" in said
+    code, said = failure(root, capsys, *SETTINGS, *checkpoint, "--seed", "1")
+    assert (code, "seed was 0 and is 1" in said) == (1, True)
 
 
 def test_blocks_that_the_network_cannot_have_are_told(root, capsys):

@@ -1,6 +1,7 @@
 """train.py as a user runs it: what it writes, how it goes on, what it says where it cannot."""
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,9 +13,11 @@ import time
 import numpy as np
 import pytest
 
-from bc_jax import training
+from bc_jax import build, training
+from bc_jax.checkpoint import Checkpointer, CheckpointError
 from bc_jax.command_line import stopping
-from bc_jax.config import Config, DataConfig, PolicyConfig, TrainConfig
+from bc_jax.config import Config, DataConfig, ModelConfig, PolicyConfig, TrainConfig, load, to_json
+from bc_jax.models.variables import checksum
 
 FRAMES, EVERY = 24, 4
 SETTINGS = ("--config", "configs/debug.py", "--train.checkpoint_every", str(EVERY))
@@ -92,7 +95,7 @@ def failure(root, capsys, *arguments):
     return stop.value.code, capsys.readouterr().err
 
 
-def test_a_run_writes_checkpoints_and_metrics(whole):
+def test_a_run_writes_checkpoints_and_metrics(root, whole):
     folder, _, out, err = whole
     assert f"done after frame {FRAMES}" in out
     assert "compiling network for 12 blocks" in err
@@ -110,6 +113,8 @@ def test_a_run_writes_checkpoints_and_metrics(whole):
     assert abs(float(rows[-1]["reward"])) < 1
     metadata = json.loads(max((folder / "checkpoints").glob("*.json")).read_text())["metadata"]
     assert metadata["config"]["name"] == "debug"
+    network = build.network(load(root / "configs" / "debug.py"))
+    assert metadata["parameters"] == checksum(network.params)
 
 
 def test_a_run_that_was_stopped_in_every_way_ends_bit_for_bit_as_one_that_was_not(
@@ -257,6 +262,46 @@ def test_the_first_ctrl_c_asks_and_the_second_interrupts():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
+def test_a_policy_serves_the_network_that_it_was_trained_with(tmp_path):
+    params = {"params": {"conv": np.arange(6, dtype=np.float32)}}
+    other = {"params": {"conv": np.arange(6, dtype=np.float32) + 1}}
+    drawn = ModelConfig("swiftnet_rn18")
+    read = ModelConfig("swiftnet_rn18", weights="there/weights.npz")
+    half = dataclasses.replace(drawn, dtype="bfloat16")
+
+    def loads(trained, serving, with_params=params):
+        about = {"config": json.loads(to_json(trained)), "parameters": checksum(params)}
+        Checkpointer(tmp_path).save(0, {}, about)
+        # Where the network is the same, what is read is looked at.
+        with pytest.raises((CheckpointError, Accepted)) as stop:
+            training.load_policy(tmp_path, serving, with_params, accept)
+        return str(stop.value)
+
+    def accept():
+        raise Accepted("accepted")
+
+    assert loads(Config(model=drawn), Config(model=drawn)) == "accepted"
+    assert loads(Config(model=drawn), Config(model=half)) == "accepted"
+    # Drawn on another device, the same seed's may differ in their last bits.
+    assert loads(Config(model=drawn), Config(model=drawn), other) == "accepted"
+    assert "seed was 0 and is 1" in loads(Config(model=drawn), Config(model=drawn, seed=1))
+    assert "model.weights was None and is 'there/weights.npz'" in loads(
+        Config(model=drawn), Config(model=read)
+    )
+    moved = dataclasses.replace(read, weights="here/weights.npz")
+    assert loads(Config(model=read), Config(model=moved, seed=1)) == "accepted"
+    said = loads(Config(model=read), Config(model=moved), other)
+    assert "parameters had other values" in said
+    assert "model.weights was 'there/weights.npz' and is 'here/weights.npz'" in said
+    assert "parameters had other values" in loads(Config(model=read), Config(model=read), other)
+    shipped = Config(model=ModelConfig("espnet_cityscapes"))
+    assert loads(shipped, dataclasses.replace(shipped, seed=1)) == "accepted"
+
+
+class Accepted(Exception):
+    """A checkpoint is read."""
 
 
 def test_differences_name_fields_and_values():

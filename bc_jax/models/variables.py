@@ -4,6 +4,7 @@ Flat names are such as `params/encoder/b1/bn/scale`.
 """
 
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ Variables = dict[str, Any]
 def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Nested variables to `{"params/a/b": leaf}`, sorted by name."""
     return dict(sorted(traverse_util.flatten_dict(variables, sep="/").items()))
+
+
+def checksum(variables: Mapping[str, Any]) -> str:
+    """A CRC-32 of all names, shapes, types and values, as eight hexadecimal digits."""
+    crc = 0
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        array = np.ascontiguousarray(leaf)
+        about = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}"
+        crc = zlib.crc32(array.tobytes(), zlib.crc32(about.encode(), crc))
+    return f"{crc:08x}"
 
 
 def write_variables(
