@@ -158,7 +158,7 @@ class EvaluateConfig:
     # How many frames are measured; None is data.frames.
     frames: int | None = None
     # Frames at the beginning whose times do not count. Frames for which something is compiled
-    # do not count either.
+    # do not count either. Where no frame is left, there are no times, and a warning says so.
     warm_up: int = 10
     # Checkpoints that the row "paper" begins from; None begins from a cold start.
     paper_checkpoint: str | None = None

@@ -109,7 +109,7 @@ def notes(evaluation: Evaluation) -> str:
 
 def warnings(evaluation: Evaluation, rows: list[dict]) -> list[str]:
     """What of the rows is not as a user would expect, and what can be done."""
-    said = []
+    said = _untimed(evaluation, rows)
     for row in rows:
         name, target, executed = row["policy"], row["target"], row["executed_fraction"]
         if policy_of(name) not in LEARNING:
@@ -134,6 +134,25 @@ def warnings(evaluation: Evaluation, rows: list[dict]) -> list[str]:
             "whole frames whatever the grid; explain tells why"
         )
     return said
+
+
+def _untimed(evaluation: Evaluation, rows: list[dict]) -> list[str]:
+    """Which rows have no times, and why."""
+    names = [row["policy"] for row in rows if not row["timed_frames"]]
+    if DENSE in names:
+        frames, warm_up = len(evaluation.dense_row.measurements), evaluation.config.evaluate.warm_up
+        return [
+            f"there are no times: of the {frames} frames measured all that count are among the "
+            f"first {warm_up}, evaluate.warm_up, whose times are left out; give evaluate.frames "
+            "above that, or a lower evaluate.warm_up"
+        ]
+    if names:
+        shown = ", ".join(f"'{name}'" for name in names)
+        return [
+            f"there are no times of {shown}: something was compiled for each frame after the "
+            "warm-up; give evaluate.frames more"
+        ]
+    return []
 
 
 def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint) -> None:

@@ -271,6 +271,7 @@ def test_without_a_timed_frame_there_is_no_time():
     row = Row("all", None, [measured(1, 4, 0.0, timed=False)], np.eye(2))
     figures = summary(row, lambda blocks: 0.0, 3, 1)
     assert figures["ms_per_frame"] is None
+    assert figures["ms_learning"] is None
     assert figures["speedup"] is None
     assert json.dumps(figures, allow_nan=False)
 
@@ -324,6 +325,7 @@ def test_what_is_not_as_it_should_be_is_told():
 
     def said(name, executed, gap):
         row = {"policy": name, "target": 0.3, "executed_fraction": executed, "probability_gap": gap}
+        row["timed_frames"] = 2
         return results.warnings(bare, [row])
 
     assert said("learned", 0.31, 0.4) == []
@@ -334,3 +336,26 @@ def test_what_is_not_as_it_should_be_is_told():
     assert "does not tell blocks apart" in alike and "0.010" in alike
     bare.report = SimpleNamespace(macs=10, whole_macs=6)
     assert "60% of the network" in said("learned", 0.3, 0.4)[0]
+
+
+def test_rows_without_times_are_told():
+    config = Config(policy=PolicyConfig(target=0.3))
+    seen = SimpleNamespace(measurements=[measured(k, 4, 0.0) for k in range(8)])
+    report = SimpleNamespace(macs=10, whole_macs=1)
+    evaluation = SimpleNamespace(config=config, dense_row=seen, report=report)
+
+    def said(**timed):
+        return results.warnings(
+            evaluation,
+            [
+                {"policy": name, "target": None, "executed_fraction": 1, "timed_frames": frames}
+                for name, frames in timed.items()
+            ],
+        )
+
+    assert said(dense=3, all=3, random=2) == []
+    (warm_up,) = said(dense=0, all=0, random=0)
+    assert "of the 8 frames measured" in warm_up
+    assert "the first 10, evaluate.warm_up" in warm_up
+    (compiling,) = said(dense=3, all=3, random=0)
+    assert "no times of 'random'" in compiling
