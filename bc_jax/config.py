@@ -99,7 +99,8 @@ class DataConfig:
     size: tuple[int, int] | None = None
     # The first frame that is used, from 0.
     start: int = 0
-    # How many frames are used; None goes on to the end.
+    # How many frames are used; None goes on to the end. A run in its first pass can be gone on
+    # with with more of them.
     frames: int | None = None
     # How often the clip is gone through in training.
     passes: int = 1

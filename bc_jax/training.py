@@ -31,9 +31,12 @@ FIGURES = (
 )
 # What may change between two parts of one run, whose course it does not alter.
 _FREE = (
-    *("name", "data.passes", "data.frames", "train.checkpoint_every", "train.keep"),
+    *("name", "data.passes", "train.checkpoint_every", "train.keep"),
     *("train.log_every", "train.directory", "evaluate"),
 )
+# In the first pass what was played is the same however many frames are to come; in a later one a
+# whole pass has had another length.
+_FREE_IN_FIRST_PASS = (*_FREE, "data.frames")
 # What a policy and its network are. Not what the network computes in: model.dtype may differ.
 _POLICY = ("model.name", "model.options", "blocks.size", "policy")
 # What parameters come of that are drawn at random.
@@ -109,8 +112,13 @@ class Saved:
 
     def check(self) -> None:
         """Raise ConfigError where the run that is there was made with other settings."""
-        saved = saved_config(self._policies.metadata(fallback=True), self.folders[0])
-        different = differences(saved, self.config, free=_FREE)
+        metadata = self._policies.metadata(fallback=True)
+        saved = saved_config(metadata, self.folders[0])
+        begun = metadata["position"]["pass"] + 1
+        free = _FREE_IN_FIRST_PASS if begun == 1 else _FREE
+        different = differences(saved, self.config, free=free)
+        if different and not differences(saved, self.config, free=_FREE_IN_FIRST_PASS):
+            different += f" (it can change in the first pass alone, and the run is in pass {begun})"
         if different:
             raise ConfigError(
                 f"{self.config.directory} holds a run with other settings: {different}; "

@@ -16,7 +16,16 @@ import pytest
 from bc_jax import build, training
 from bc_jax.checkpoint import Checkpointer, CheckpointError
 from bc_jax.command_line import stopping
-from bc_jax.config import Config, DataConfig, ModelConfig, PolicyConfig, TrainConfig, load, to_json
+from bc_jax.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    PolicyConfig,
+    TrainConfig,
+    load,
+    to_json,
+)
 from bc_jax.models.variables import checksum
 
 FRAMES, EVERY = 24, 4
@@ -153,6 +162,33 @@ def test_a_run_that_was_stopped_in_every_way_ends_bit_for_bit_as_one_that_was_no
     assert f"going on after frame {before}" in capsys.readouterr().out
     assert newest(folder) == newest(undisturbed)
     assert figures(folder) == figures(undisturbed)
+
+
+def test_more_frames_of_a_video_are_gone_on_with(root, whole, tmp_path, capsys):
+    few = FRAMES - EVERY - 1  # no multiple of train.checkpoint_every
+    arguments = [*SETTINGS, "--train.directory", str(tmp_path)]
+    train = script(root, "train")
+    train.main([*arguments, "--data.frames", str(few)])
+    train.main(arguments)
+    said = capsys.readouterr().out
+    assert f"going on after frame {few} " in said
+    assert f"done after frame {FRAMES}" in said
+    assert newest(tmp_path) == newest(whole[0])
+    assert figures(tmp_path) == figures(whole[0])
+
+
+def test_the_number_of_frames_is_free_in_the_first_pass_alone(tmp_path):
+    given = Config(data=DataConfig(frames=10, passes=2), train=TrainConfig(directory=str(tmp_path)))
+    more = dataclasses.replace(given, data=DataConfig(frames=16, passes=3))
+    about = {"config": json.loads(to_json(given)), "position": {"pass": 0}}
+    Checkpointer(tmp_path / "checkpoints").save(8, {}, about)
+    training.Saved(more).check()
+    about["position"]["pass"] = 1
+    Checkpointer(tmp_path / "checkpoints").save(12, {}, about)
+    message = r"data\.frames was 10 and is 16 \(it can change in the first pass alone, .* pass 2\)"
+    with pytest.raises(ConfigError, match=message):
+        training.Saved(more).check()
+    training.Saved(dataclasses.replace(given, data=DataConfig(frames=10, passes=3))).check()
 
 
 def saved_step(folder):
