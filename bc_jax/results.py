@@ -156,20 +156,22 @@ def _untimed(evaluation: Evaluation, rows: list[dict]) -> list[str]:
 
 
 def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint) -> None:
-    """Write results.json, results.md, frames.csv and two plots into a folder.
+    """Write results.json, results.md and frames.csv into a folder.
 
     Args:
         evaluation: that is over.
         rows: its results.
-        directory: is made where it is missing.
+        directory: that is there.
         checkpoint: what the learnt policy began from, or None.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     config = evaluation.config
+    own = (config.directory / "checkpoints").resolve()
     about = {
         "rows": rows,
         "targets": list(evaluation.targets),
         "checkpoint": None if checkpoint is None else str(checkpoint),
+        "checkpoint_of_this_run": checkpoint is not None and Path(checkpoint).resolve() == own,
+        "checkpoint_frames": evaluation.began_after,
         "frame_size": list(evaluation.size),
         "dense": {
             "version": evaluation.dense.version,
@@ -189,6 +191,10 @@ def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint)
     text = f"# {config.name}\n\n{table(rows)}\n\n{notes(evaluation)}\n"
     write_text(directory / "results.md", text)
     _write_frames(directory / "frames.csv", [evaluation.dense_row, *evaluation.rows.values()])
+
+
+def plot(evaluation: Evaluation, rows: list[dict], directory: Path) -> None:
+    """Draw executed.png and tradeoff.png into a folder; arguments as for `write`."""
     compared = {name: row for name, row in evaluation.rows.items() if row.target is not None}
     if compared:
         # Where blocks are matched to the learnt policy's, one curve stands for all.
@@ -208,10 +214,15 @@ def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint)
         plot_tradeoff(directory / "tradeoff.png", points)
 
 
-def wanted(config: Config, length: int | None) -> Wanted:
-    """What an evaluation of `length` frames draws: as the settings say, and a few frames' views."""
-    settings, directory = config.evaluate, config.directory
-    picture = directory / "frame.png"
+def wanted(config: Config, length: int | None, directory: Path) -> Wanted:
+    """What an evaluation draws: as the settings say, and a few frames' views.
+
+    Args:
+        config: with the settings.
+        length: how many frames are measured, where that is known.
+        directory: where it goes.
+    """
+    settings, picture = config.evaluate, directory / "frame.png"
     kept = set() if length is None else {round(length * (k + 0.5) / _VIEWS) for k in range(_VIEWS)}
     if settings.picture is not None:
         kept.add(settings.picture)

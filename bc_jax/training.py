@@ -167,8 +167,8 @@ class Saved:
 
 def load_policy(
     directory: str | Path, config: Config, params: Variables, like: Callable[[], RunnerState]
-) -> PolicyState:
-    """The policy of the newest checkpoint in a folder.
+) -> tuple[PolicyState, int]:
+    """The policy of the newest checkpoint in a folder, and the frame that it was saved after.
 
     Args:
         directory: a run's `checkpoints`.
@@ -196,7 +196,8 @@ def load_policy(
             f"{directory} holds a policy that was trained with other settings: {different}; "
             "give it the config that it was trained with"
         )
-    return checkpoints.restore(_kept(like()))[0]["policy"]
+    kept, _ = checkpoints.restore(_kept(like()))
+    return kept["policy"], int(kept["frame"])
 
 
 def _is_drawn(config: Config) -> bool:

@@ -12,11 +12,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import zoo
 from PIL import Image
 from test_train import begin, finish, script
 
-from bc_jax import results
+from bc_jax import build, results
 from bc_jax.config import Config, DataConfig, PolicyConfig
+from bc_jax.evaluation import Evaluation
 from bc_jax.measurement import Measurement, Row, close_gaps, summary
 
 SETTINGS = ("--config", "configs/debug.py", "--data.frames", "6")
@@ -70,6 +72,8 @@ def test_results_hold_every_row_and_figure(evaluated):
     assert document["command"].startswith("evaluate.py --config configs/debug.py")
     assert document["dense"]["version"] in document["dense"]["ms_in_warm_up"]
     assert document["state_bytes"] > 0
+    assert document["checkpoint_of_this_run"]
+    assert document["checkpoint_frames"] == {"learned": 6}
     for name in POLICIES:
         frequency = np.array(document["execution_frequency"][name])
         assert frequency.shape == (3, 4)
@@ -303,8 +307,6 @@ def test_the_table_is_aligned_and_leaves_out_what_is_not_known():
 
 
 def test_the_papers_row_has_the_papers_settings():
-    from bc_jax.evaluation import Evaluation
-
     config = Config(
         policy=PolicyConfig(target=0.4),
         data=DataConfig(),
@@ -317,8 +319,6 @@ def test_the_papers_row_has_the_papers_settings():
 
 
 def test_what_is_not_as_it_should_be_is_told():
-    from bc_jax.evaluation import Evaluation
-
     bare = Evaluation.__new__(Evaluation)
     bare.config = Config(policy=PolicyConfig(target=0.3))
     bare.report = SimpleNamespace(macs=10, whole_macs=1)
@@ -336,6 +336,49 @@ def test_what_is_not_as_it_should_be_is_told():
     assert "does not tell blocks apart" in alike and "0.010" in alike
     bare.report = SimpleNamespace(macs=10, whole_macs=6)
     assert "60% of the network" in said("learned", 0.3, 0.4)[0]
+
+
+def test_an_evaluation_replaces_the_one_before_and_keeps_it_where_it_fails(
+    root, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(build, "network", lambda config: zoo.tiny_network())
+    small = ("--evaluate.policies", "random", "--train.directory", tmp_path, "--evaluate.frames")
+
+    def evaluate(*words):
+        script(root, "evaluate").main(list(map(str, (*SETTINGS, *small, *words))))
+
+    def there():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    (tmp_path / "mine.txt").write_text("kept")
+    (tmp_path / "table.md").write_text("of the evaluation before")
+    evaluate(6, "--evaluate.picture", 2)
+    first = there()
+    drawn = ("video.mp4", "frame.png", "executed.png", "tradeoff.png", "report.html", "results.md")
+    assert {*drawn, "mine.txt"} <= {path.name for path in first}
+    assert tmp_path / "table.md" not in first
+    views = {path.name for path in (tmp_path / "views").iterdir()}
+
+    def fail(evaluation):
+        raise ValueError("half-way")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "results", fail)
+        with pytest.raises(SystemExit):
+            evaluate(3, "--evaluate.video_frames", 1)
+    assert "half-way" in capsys.readouterr().err
+    assert there() == first
+
+    evaluate(3, "--evaluate.video_frames", 0, "--evaluate.picture", "None")
+    second = {path.name for path in there()}
+    assert second >= {"mine.txt", "results.json", "executed.png", "report.html"}
+    assert not second & {"video.mp4", "frame.png"}
+    assert {path.name for path in (tmp_path / "views").iterdir()} != views
+    assert not list(tmp_path.glob(".*"))
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Video</h2>" not in page
+    shown = set(re.findall(r'data-frame="(\d+)"', page))
+    assert shown == {str(int(path.name)) for path in (tmp_path / "views").iterdir()}
 
 
 def test_rows_without_times_are_told():

@@ -218,9 +218,11 @@ def test_other_settings_are_told_and_nothing_is_touched(root, whole, capsys):
 def test_fresh_removes_nothing_where_it_cannot_begin(root, whole, capsys, wrong, message):
     folder = whole[0]
     before = newest(folder)
+    (folder / "results.md").write_text("an evaluation")
     code, said = failure(root, capsys, *SETTINGS, "--train.directory", folder, "--fresh", *wrong)
     assert (code, message in said) == (1, True)
     assert newest(folder) == before
+    assert (folder / "results.md").is_file() and (folder / "report.html").is_file()
 
 
 def test_fresh_removes_what_was_there(tmp_path):
@@ -234,6 +236,22 @@ def test_fresh_removes_what_was_there(tmp_path):
     saved.clear()
     assert saved.latest is None
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_fresh_removes_the_evaluation_of_what_was_there(root, tmp_path, capsys):
+    old = Config(name="old", model=ModelConfig("espnet_cityscapes"), seed=7)
+    about = {"config": json.loads(to_json(old)), "rows": []}
+    (tmp_path / "results.json").write_text(json.dumps(about))
+    for name in ("results.md", "frames.csv", "frame.png", "video.mp4", "report.html", "mine.txt"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / "views" / "000001").mkdir(parents=True)
+    run = (*SETTINGS, "--train.directory", str(tmp_path), "--data.frames", "2", "--fresh")
+    script(root, "train").main(list(run))
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {"checkpoints", "streams", "metrics.csv", "report.html", "mine.txt"}
+    page = (tmp_path / "report.html").read_text()
+    assert "swiftnet_rn18 on pedestrians" in page and "espnet" not in page
+    assert "<h2>Summary</h2>" not in page
 
 
 def test_resume_insists(root, tmp_path, capsys):

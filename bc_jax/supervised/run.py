@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 
-from bc_jax import build, command_line, report, training
+from bc_jax import build, command_line, outputs, report, training
 from bc_jax.checkpoint import Checkpointer
 from bc_jax.config import Config, ConfigError, to_json
 from bc_jax.data.labels import CLASSES
@@ -40,7 +40,7 @@ def train(config: Config, *, fresh: bool = False, resume: bool = False) -> None:
 
     Args:
         config: with a `task`.
-        fresh: start over: remove the checkpoints that are there.
+        fresh: start over: remove the checkpoints and the evaluation that are there.
         resume: insist on going on.
 
     Raises:
@@ -64,6 +64,7 @@ def train(config: Config, *, fresh: bool = False, resume: bool = False) -> None:
     batches = _batches(config, position)
     if fresh:  # not before all else has proved to be there
         shutil.rmtree(saved.directory, ignore_errors=True)
+        outputs.clear(config.directory)
     step, every = int(state.step), config.train.log_every
     log = Logger(
         config.directory / "metrics.csv",
