@@ -4,6 +4,7 @@ The folder of the run (runs/NAME) gets checkpoints, metrics.csv, weights.npz, va
 report.html. A run that was stopped goes on where its last checkpoint stands, bit for bit.
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -81,7 +82,7 @@ def train(config: Config, *, fresh: bool = False, resume: bool = False) -> None:
     validation = Validation(network, config.blocks.size)
     frames = None
     last = step
-    with log, command_line.stopping() as asked_to_stop:
+    with log, contextlib.closing(batches), command_line.stopping() as asked_to_stop:
         log.progress.update(step, note="compiling, once")
         clock, counted = time.perf_counter(), step
         while step < settings.steps and not asked_to_stop():
@@ -117,7 +118,6 @@ def train(config: Config, *, fresh: bool = False, resume: bool = False) -> None:
                 clock, counted = time.perf_counter(), step
         if step > last:
             _save(saved, config, state, batches)
-        batches.close()
     if step < settings.steps:
         print(f"stopped after step {step}: {config.directory}")
         raise SystemExit(130)
