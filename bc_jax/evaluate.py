@@ -42,6 +42,7 @@ def main(argv=None) -> None:
 def evaluate(config: Config, arguments: Arguments) -> None:
     """Go through the frames once, and write what was found."""
     step, damage, checkpoint = 0, None, arguments.checkpoint
+    outputs.check_apart(config.directory, config.evaluate.source or config.data.source)
     network = build.network(config)
     frames = build.evaluation_frames(config)
     if arguments.table and not frames.labelled:

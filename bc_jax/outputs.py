@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from bc_jax.data.opening import path_of
+
 # Files, and `views`, a folder; what says what the others are of comes last.
 _NAMES = (
     *("views", "video.mp4", "frame.png", "executed.png", "tradeoff.png", "frames.csv"),
@@ -13,6 +15,19 @@ _NAMES = (
 )
 _UNFINISHED = ".evaluation.unfinished"
 _PAGE = "report.html"
+
+
+def check_apart(directory: Path, source: str) -> None:
+    """Raise ValueError where frames are read from what an evaluation replaces in a run's folder."""
+    path = path_of(source)
+    read = path and path.resolve()
+    for written in (directory / name for name in _NAMES):
+        place = written.resolve()
+        if read and (read == place or place in read.parents):
+            raise ValueError(
+                f"the evaluation would replace {written}, and the frames are read from {path}; "
+                "give another --train.directory, or copy the frames elsewhere"
+            )
 
 
 def clear(directory: Path) -> None:

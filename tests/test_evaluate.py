@@ -381,6 +381,15 @@ def test_an_evaluation_replaces_the_one_before_and_keeps_it_where_it_fails(
     assert shown == {str(int(path.name)) for path in (tmp_path / "views").iterdir()}
 
 
+def test_an_evaluation_does_not_replace_what_it_reads(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "network", lambda config: pytest.fail("work was begun"))
+    own = (*SETTINGS, "--train.directory", tmp_path)
+    for option in ("--data.source", "--evaluate.source"):
+        for read in (tmp_path / "video.mp4", tmp_path / "views" / "000003"):
+            code, said = failure(root, capsys, *own, option, read)
+            assert (code, f"the frames are read from {read};" in said) == (1, True)
+
+
 def test_rows_without_times_are_told():
     config = Config(policy=PolicyConfig(target=0.3))
     seen = SimpleNamespace(measurements=[measured(k, 4, 0.0) for k in range(8)])
