@@ -114,7 +114,8 @@ class Saved:
         """Raise ConfigError where the run that is there was made with other settings."""
         metadata = self._policies.metadata(fallback=True)
         saved = saved_config(metadata, self.folders[0])
-        begun = metadata["position"]["pass"] + 1
+        # The position of a run that trains a network has no passes; its settings are others anyway.
+        begun = metadata.get("position", {}).get("pass", 0) + 1
         free = _FREE_IN_FIRST_PASS if begun == 1 else _FREE
         different = differences(saved, self.config, free=free)
         if different and not differences(saved, self.config, free=_FREE_IN_FIRST_PASS):

@@ -22,6 +22,7 @@ from bc_jax.config import (
     DataConfig,
     ModelConfig,
     PolicyConfig,
+    TaskConfig,
     TrainConfig,
     load,
     to_json,
@@ -189,6 +190,15 @@ def test_the_number_of_frames_is_free_in_the_first_pass_alone(tmp_path):
     with pytest.raises(ConfigError, match=message):
         training.Saved(more).check()
     training.Saved(dataclasses.replace(given, data=DataConfig(frames=10, passes=3))).check()
+
+
+def test_a_run_that_trained_a_network_is_not_gone_on_with(tmp_path):
+    given = Config(train=TrainConfig(directory=str(tmp_path)))
+    network = json.loads(to_json(dataclasses.replace(given, task=TaskConfig())))
+    about = {"config": network, "position": {"batch": 3}}
+    Checkpointer(tmp_path / "checkpoints").save(3, {}, about)
+    with pytest.raises(ConfigError, match="holds a run with other settings: task"):
+        training.Saved(given).check()
 
 
 def saved_step(folder):
