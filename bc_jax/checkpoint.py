@@ -25,6 +25,8 @@ from bc_jax.files import UNFINISHED, write_text
 FORMAT, VERSION = "bc_jax checkpoint", 1
 _FILE = re.compile(r"(\d{8,})\.json")
 _FOLDER = re.compile(r"\d{8,}-[0-9a-f]{8}")
+# What orbax calls such a folder until all of it is written.
+_UNFINISHED_FOLDER = re.compile(_FOLDER.pattern + r"\.orbax-checkpoint-tmp(-\d+)?")
 
 Tree = TypeVar("Tree")
 T = TypeVar("T")
@@ -259,7 +261,8 @@ class Checkpointer:
                 # Which folder is a damaged file's cannot be told: leave all of that step.
                 kept.update(path.name for path in self.directory.glob(f"{step:08d}-*"))
         for path in self.directory.iterdir():
-            if _FOLDER.fullmatch(path.name) and path.name not in kept:
+            of_no_file = _FOLDER.fullmatch(path.name) and path.name not in kept
+            if of_no_file or _UNFINISHED_FOLDER.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)
             elif UNFINISHED.fullmatch(path.name):
                 path.unlink(missing_ok=True)

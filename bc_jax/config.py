@@ -113,7 +113,8 @@ class DataConfig:
     size: tuple[int, int] | None = None
     # The first frame that is used, from 0.
     start: int = 0
-    # How many frames are used; None goes on to the end.
+    # How many frames are used; None goes on to the end. A run in its first pass can be gone on
+    # with with more of them.
     frames: int | None = None
     # How often the clip is gone through in training.
     passes: int = 1
@@ -171,7 +172,7 @@ class EvaluateConfig:
     # How many frames are measured; None is data.frames.
     frames: int | None = None
     # Frames at the beginning whose times do not count. Frames for which something is compiled
-    # do not count either.
+    # do not count either. Where no frame is left, there are no times, and a warning says so.
     warm_up: int = 10
     # Checkpoints that the row "paper" begins from; None begins from a cold start.
     paper_checkpoint: str | None = None

@@ -3,13 +3,14 @@
 Every policy sees every frame; those that learn go on learning. The folder of the run (runs/NAME)
 gets report.html, which shows it all, and what it is made of: results.json, results.md, frames.csv,
 executed.png, tradeoff.png, frame.png, video.mp4 and views/; with --table also the supplement's
-Table 1 with this run's rows: table.md, table.json and table.png.
+Table 1 with this run's rows: table.md, table.json and table.png. What an earlier evaluation left in
+that folder is there until the new one is over, and then replaced, all of it.
 Compiled programs are kept in ~/.cache/bc_jax ($BC_JAX_CACHE names another folder, 'off' none).
 """
 
 import dataclasses
 
-from bc_jax import build, command_line, report, results, table
+from bc_jax import build, command_line, outputs, report, results, table
 from bc_jax.config import Config, ConfigError, from_command_line
 from bc_jax.data import TruncatedVideo
 from bc_jax.evaluation import Evaluation
@@ -47,6 +48,7 @@ def main(argv=None) -> None:
 def evaluate(config: Config, arguments: Arguments) -> None:
     """Go through the frames once, and write what was found."""
     step, damage, checkpoint = 0, None, arguments.checkpoint
+    outputs.check_apart(config.directory, config.evaluate.source or config.data.source)
     network = build.network(config)
     frames = build.evaluation_frames(config)
     if arguments.table and not frames.labelled:
@@ -59,24 +61,25 @@ def evaluate(config: Config, arguments: Arguments) -> None:
         checkpoint=checkpoint,
         on_compile=lambda what: progress.update(step, note=f"compiling {what}, once"),
     )
-    film = Film(evaluation, results.wanted(config, frames.length))
 
-    with progress, film, command_line.stopping() as asked_to_stop:
-        try:
-            for batch in frames:
-                evaluation.frame(batch)
-                film.frame(batch)
-                step += 1
-                progress.update(step, evaluation.glance())
-                if asked_to_stop():
-                    break
-        except TruncatedVideo as error:  # what was measured before stands
-            if not step:
-                raise
-            damage = error
-
-    rows = evaluation.results()
-    results.write(evaluation, rows, config.directory, checkpoint)
+    with outputs.replaced(config.directory) as folder:
+        film = Film(evaluation, results.wanted(config, frames.length, folder))
+        with progress, film, command_line.stopping() as asked_to_stop:
+            try:
+                for batch in frames:
+                    evaluation.frame(batch)
+                    film.frame(batch)
+                    step += 1
+                    progress.update(step, evaluation.glance())
+                    if asked_to_stop():
+                        break
+            except TruncatedVideo as error:  # what was measured before stands
+                if not step:
+                    raise
+                damage = error
+        rows = evaluation.results()
+        results.write(evaluation, rows, folder, checkpoint)
+    results.plot(evaluation, rows, config.directory)
     report.write(config.directory)
     print(results.table(rows))
     print(results.notes(evaluation))

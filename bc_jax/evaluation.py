@@ -5,17 +5,18 @@ what slows the machine down slows all of them down. Where there is a learnt poli
 compared with execute as many blocks as it did, frame by frame: `gap_closed` is at equal compute.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import build
-from bc_jax.checkpoint import CheckpointError
+from bc_jax.checkpoint import Checkpointer, CheckpointError
 from bc_jax.config import Config
 from bc_jax.data import Batch, crop, pad_to_blocks, padded_size
 from bc_jax.data.labels import IGNORE
@@ -42,7 +43,8 @@ class Evaluation:
         on_compile: told what is about to be compiled.
 
     Raises:
-        CheckpointError: see `load_policy`.
+        CheckpointError: the checkpoint is not there, whether a row begins from it or not; else see
+            `load_policy`.
     """
 
     def __init__(
@@ -72,6 +74,12 @@ class Evaluation:
             "learned": ("--checkpoint", checkpoint),
             "paper": ("evaluate.paper_checkpoint", settings.paper_checkpoint),
         }
+        if checkpoint is not None:  # it is to be there where no row begins from it, too
+            with _naming("--checkpoint", checkpoint):
+                for target in self.targets:
+                    Checkpointer(_folder(checkpoint, target)).metadata()
+        # Of each row that began from a checkpoint: the frame that its training stood at.
+        self.began_after: dict[str, int] = {}
         self._order: dict[str, float | None] = {}  # name -> target, as in the table
         for target in self.targets:
             for name in settings.policies:
@@ -184,14 +192,13 @@ class Evaluation:
         )  # fmt: skip
         if checkpoint is not None and runner.steps.learns:
             streams = config.data.streams
-            try:
-                learnt = load_policy(
-                    checkpoint.replace("{target}", f"{target:g}"),
+            with _naming(option, checkpoint):
+                learnt, self.began_after[name] = load_policy(
+                    _folder(checkpoint, target),
                     dataclasses.replace(config, policy=policy),
+                    self.network.params,
                     lambda: shapes(config, runner, self.size, streams),
                 )
-            except CheckpointError as error:
-                raise CheckpointError(f"{option} {checkpoint}: {error}") from error
             shape = (streams, *padded_size(self.size, config.blocks.size), 3)
             runner.state = runner.start(np.zeros(shape, np.uint8)).replace(policy=learnt)
         return Row(name, runner, target=target)
@@ -235,6 +242,20 @@ class Evaluation:
         # Learning keeps the look that it was sampled from; its gradient costs as much as two looks.
         policy *= 1 + 2 / steps.train_interval if row.runner.learning else 1
         return lambda blocks: self.report.macs_at(blocks) + policy
+
+
+def _folder(checkpoint: str, target: float) -> str:
+    """The folder of checkpoints of a target."""
+    return checkpoint.replace("{target}", f"{target:g}")
+
+
+@contextlib.contextmanager
+def _naming(option: str, checkpoint: str) -> Iterator[None]:
+    """Say in an error which option the checkpoint was given by."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{option} {checkpoint}: {error}") from error
 
 
 def pixel_classes(logits: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -97,9 +97,9 @@ def policy_of(name: str) -> str:
 def summary(row: Row, macs: Callable[[float], float], interval: int, streams: int) -> dict:
     """A row's figures.
 
-    Times are medians over the frames that are timed (all that count, where none is); learning,
-    which is done in every `interval`-th frame, enters as its median divided by that. What ends in
-    `_all` is over all frames, streams' first ones, in which all is executed, included.
+    Times are medians over the frames that count and are timed, and None where there is none;
+    learning, which is done in every `interval`-th frame, enters as its median divided by that. What
+    ends in `_all` is over all frames, streams' first ones, in which all is executed, included.
 
     Args:
         row: with at least one measurement that counts.
@@ -130,7 +130,7 @@ def summary(row: Row, macs: Callable[[float], float], interval: int, streams: in
         "macs_per_frame_all": macs(statistics.fmean(m.blocks for m in row.measurements)) / streams,
         "ms_network": None if network is None else network / streams,
         "ms_policy": None if policy is None else policy / streams,
-        "ms_learning": update / streams,
+        "ms_learning": None if whole is None else update / streams,
         "ms_per_frame": whole,
         "ms_per_frame_all": whole_all,
         "timed_frames": len(timed),

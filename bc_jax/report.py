@@ -19,6 +19,7 @@ import numpy as np
 
 from bc_jax import command_line
 from bc_jax.files import write_text
+from bc_jax.measurement import policy_of
 from bc_jax.results import cells
 from bc_jax.view import TITLES, plot_log, plot_times
 from bc_jax.view.layers import GAIN_MOST, GAIN_POWER
@@ -57,9 +58,13 @@ def write(directory: str | Path) -> Path:
             f"{directory} holds no run: it has neither results.json (of evaluate.py) nor "
             "metrics.csv with a row (of train.py)"
         )
-    config = results.get("config") or _config_of_checkpoints(directory)
+    checkpoint = _newest_checkpoint(directory)
+    trained = checkpoint.get("metadata", {}).get("config", {})
+    frames = int(metrics["step"][-1]) if metrics else None
+    training = {"config": trained, "frames": checkpoint.get("step", frames)} if metrics else {}
+    config = results.get("config") or trained
     sections = {
-        "Summary": _summary(results),
+        "Summary": _summary(results, training),
         "Frames": _viewer(directory / "views", config),
         "Where blocks were executed": _frequencies(results, directory / "views"),
         "Executed fraction over time": _executed(directory, metrics),
@@ -69,14 +74,14 @@ def write(directory: str | Path) -> Path:
         "Time per part": _times(results),
         "Learning curves": _curves(directory, metrics),
         "Video": _video(directory / "video.mp4"),
-        "Settings and versions": _settings(results, config),
+        "Settings and versions": _settings(results, trained),
     }
     sections = {title: body for title, body in sections.items() if body}
     anchors = {title: title.lower().replace(" ", "-") for title in sections}
     template = (Path(__file__).parent / "view" / "report.html").read_text(encoding="utf-8")
     page = string.Template(template).substitute(
-        title=html.escape(config.get("name") or directory.name),
-        about=_about(results, config, metrics),
+        title=html.escape(trained.get("name") or config.get("name") or directory.name),
+        about=_about(results, config, training),
         contents=" ".join(f'<a href="#{anchors[t]}">{html.escape(t)}</a>' for t in sections),
         sections="\n".join(
             f'<section id="{anchors[title]}"><h2>{html.escape(title)}</h2>\n{body}</section>'
@@ -89,7 +94,8 @@ def write(directory: str | Path) -> Path:
     return path
 
 
-def _about(results: dict, config: dict, metrics: dict) -> str:
+def _about(results: dict, config: dict, training: dict) -> str:
+    """What was measured, or trained where nothing was; how long it was trained; the device."""
     facts = []
     model, data = config.get("model", {}), config.get("data", {})
     if model:
@@ -103,15 +109,15 @@ def _about(results: dict, config: dict, metrics: dict) -> str:
     if "policy" in config:
         targets = results.get("targets", [config["policy"]["target"]])
         facts.append(f"target {', '.join(f'{target:g}' for target in targets)}")
-    if metrics:
-        facts.append(f"trained for {int(metrics['step'][-1])} frames")
+    if training:
+        facts.append(f"trained for {training['frames']} frames")
     device = results.get("device", {})
     if device:
         facts.append(f"{device.get('processor') or device.get('kind')} ({device.get('platform')})")
     return html.escape(" · ".join(facts))
 
 
-def _summary(results: dict) -> str:
+def _summary(results: dict, training: dict) -> str:
     if not results:
         return ""
     titles, *lines = cells(results["rows"], without=("disagreement",))
@@ -121,9 +127,8 @@ def _summary(results: dict) -> str:
         name, *figures = map(html.escape, line)
         rows += f'<tr><th scope="row">{name}</th>'
         rows += "".join(f"<td>{figure}</td>" for figure in figures) + "</tr>\n"
-    said = "".join(
-        f'<p class="warning">{html.escape(each)}</p>' for each in results.get("warnings", ())
-    )
+    warnings = [*_apart(results, training), *results.get("warnings", ())]
+    said = "".join(f'<p class="warning">{html.escape(each)}</p>' for each in warnings)
     note = (
         "Per frame of one stream; times are medians on this machine, and the speed-up compares "
         "the whole with the fastest dense version. Agreement is the share of pixels with the dense "
@@ -133,6 +138,23 @@ def _summary(results: dict) -> str:
         f'{said}<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
         f'<tbody>{rows}</tbody></table></div>\n<p class="about">{note}</p>'
     )
+
+
+def _apart(results: dict, training: dict) -> list[str]:
+    """Where the policy that was measured is not what the training in the folder has come to."""
+    policies = {policy_of(row["policy"]) for row in results["rows"]}
+    known = "checkpoint_of_this_run" in results
+    if not (training and known and "learned" in policies) or training["config"].get("task"):
+        return []
+    stands = f"the training in this folder, which stands at frame {training['frames']}"
+    if not results["checkpoint_of_this_run"]:
+        began = results["checkpoint"] or "a cold start"
+        return [f"these figures are of a policy that began from {began}, and not from {stands}"]
+    began = results["checkpoint_frames"]
+    frame = max(began[name] for name in began if policy_of(name) == "learned")
+    if frame == training["frames"]:
+        return []
+    return [f"these figures are of the policy after frame {frame} of {stands}: evaluate it again"]
 
 
 def _viewer(folder: Path, config: dict) -> str:
@@ -242,7 +264,8 @@ def _video(path: Path) -> str:
     return f'<video controls loop muted aria-label="video of the run" src="{_data(path)}"></video>'
 
 
-def _settings(results: dict, config: dict) -> str:
+def _settings(results: dict, trained: dict) -> str:
+    """Facts of the evaluation, and all settings: of the training, and the evaluation's if other."""
     facts = {
         **results.get("versions", {}),
         "commit": results.get("commit"),
@@ -258,9 +281,17 @@ def _settings(results: dict, config: dict) -> str:
         for name, value in facts.items()
         if value
     )
-    text = html.escape(json.dumps(config, indent=2))
-    details = f"<details><summary>All settings</summary><pre>{text}</pre></details>"
-    return f'<table class="facts">{rows}</table>\n{details if config else ""}'
+    measured = results.get("config", {})
+    settings = {"All settings": trained or measured}
+    if trained and measured not in ({}, trained):
+        settings = {"Settings of the training": trained, "Settings of the evaluation": measured}
+    details = "\n".join(
+        f"<details><summary>{title}</summary><pre>{html.escape(json.dumps(config, indent=2))}"
+        "</pre></details>"
+        for title, config in settings.items()
+        if config
+    )
+    return f'<table class="facts">{rows}</table>\n{details}'
 
 
 def _plot(draw: Callable[[Path], object], alt: str) -> str:
@@ -308,9 +339,10 @@ def _log(path: Path) -> dict[str, np.ndarray]:
     return read_log(path) if has_rows else {}
 
 
-def _config_of_checkpoints(directory: Path) -> dict:
+def _newest_checkpoint(directory: Path) -> dict:
+    """What the file of the training's newest checkpoint says."""
     newest = max((directory / "checkpoints").glob("*.json"), default=None)
-    return _json(newest).get("metadata", {}).get("config", {}) if newest else {}
+    return _json(newest) if newest else {}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

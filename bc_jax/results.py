@@ -109,7 +109,7 @@ def notes(evaluation: Evaluation) -> str:
 
 def warnings(evaluation: Evaluation, rows: list[dict]) -> list[str]:
     """What of the rows is not as a user would expect, and what can be done."""
-    said = []
+    said = _untimed(evaluation, rows)
     for row in rows:
         name, target, executed = row["policy"], row["target"], row["executed_fraction"]
         if policy_of(name) not in LEARNING:
@@ -136,21 +136,42 @@ def warnings(evaluation: Evaluation, rows: list[dict]) -> list[str]:
     return said
 
 
+def _untimed(evaluation: Evaluation, rows: list[dict]) -> list[str]:
+    """Which rows have no times, and why."""
+    names = [row["policy"] for row in rows if not row["timed_frames"]]
+    if DENSE in names:
+        frames, warm_up = len(evaluation.dense_row.measurements), evaluation.config.evaluate.warm_up
+        return [
+            f"there are no times: of the {frames} frames measured all that count are among the "
+            f"first {warm_up}, evaluate.warm_up, whose times are left out; give evaluate.frames "
+            "above that, or a lower evaluate.warm_up"
+        ]
+    if names:
+        shown = ", ".join(f"'{name}'" for name in names)
+        return [
+            f"there are no times of {shown}: something was compiled for each frame after the "
+            "warm-up; give evaluate.frames more"
+        ]
+    return []
+
+
 def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint) -> None:
-    """Write results.json, results.md, frames.csv and two plots into a folder.
+    """Write results.json, results.md and frames.csv into a folder.
 
     Args:
         evaluation: that is over.
         rows: its results.
-        directory: is made where it is missing.
+        directory: that is there.
         checkpoint: what the learnt policy began from, or None.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     config = evaluation.config
+    own = (config.directory / "checkpoints").resolve()
     about = {
         "rows": rows,
         "targets": list(evaluation.targets),
         "checkpoint": None if checkpoint is None else str(checkpoint),
+        "checkpoint_of_this_run": checkpoint is not None and Path(checkpoint).resolve() == own,
+        "checkpoint_frames": evaluation.began_after,
         "frame_size": list(evaluation.size),
         "dense": {
             "version": evaluation.dense.version,
@@ -170,6 +191,10 @@ def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint)
     text = f"# {config.name}\n\n{table(rows)}\n\n{notes(evaluation)}\n"
     write_text(directory / "results.md", text)
     _write_frames(directory / "frames.csv", [evaluation.dense_row, *evaluation.rows.values()])
+
+
+def plot(evaluation: Evaluation, rows: list[dict], directory: Path) -> None:
+    """Draw executed.png and tradeoff.png into a folder; arguments as for `write`."""
     compared = {name: row for name, row in evaluation.rows.items() if row.target is not None}
     if compared:
         # Where blocks are matched to the learnt policy's, one curve stands for all.
@@ -189,10 +214,15 @@ def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint)
         plot_tradeoff(directory / "tradeoff.png", points)
 
 
-def wanted(config: Config, length: int | None) -> Wanted:
-    """What an evaluation of `length` frames draws: as the settings say, and a few frames' views."""
-    settings, directory = config.evaluate, config.directory
-    picture = directory / "frame.png"
+def wanted(config: Config, length: int | None, directory: Path) -> Wanted:
+    """What an evaluation draws: as the settings say, and a few frames' views.
+
+    Args:
+        config: with the settings.
+        length: how many frames are measured, where that is known.
+        directory: where it goes.
+    """
+    settings, picture = config.evaluate, directory / "frame.png"
     kept = set() if length is None else {round(length * (k + 0.5) / _VIEWS) for k in range(_VIEWS)}
     if settings.picture is not None:
         kept.add(settings.picture)

@@ -10,7 +10,7 @@ A config with a `task` trains the network itself, see `bc_jax/supervised/run.py`
 
 import dataclasses
 
-from bc_jax import blockcopy, build, command_line, report, training
+from bc_jax import blockcopy, build, command_line, outputs, report, training
 from bc_jax.config import Config, from_command_line
 from bc_jax.data import TruncatedVideo, pad_to_blocks
 from bc_jax.logs import Logger
@@ -23,7 +23,7 @@ SHOWN = ("executed", "running_cost", "reward", "information_gain", "ms")
 class Arguments:
     """The arguments of this command itself."""
 
-    # Start over: remove the checkpoints and metrics that the run's folder has.
+    # Start over: remove the checkpoints, the metrics and the evaluation that the run's folder has.
     fresh: bool = False
     # Insist on going on: without a checkpoint in the run's folder, stop.
     resume: bool = False
@@ -57,6 +57,7 @@ def train(config: Config, arguments: Arguments) -> None:
 
     if arguments.fresh:  # not before all else has proved to be there
         saved.clear()
+        outputs.clear(config.directory)
     step = 0
     if goes_on:
         like = training.shapes(config, runner, frames.size, config.data.streams)

@@ -20,6 +20,8 @@ import numpy as np
 from bc_jax.checkpoint import Checkpointer, CheckpointError, CorruptCheckpointError
 from bc_jax.config import Config, ConfigError, from_json, to_json
 from bc_jax.data import padded_size
+from bc_jax.models import TRAINED
+from bc_jax.models.variables import Variables, checksum
 from bc_jax.policy import PolicyState
 from bc_jax.runner import Runner, RunnerState
 
@@ -29,11 +31,17 @@ FIGURES = (
 )
 # What may change between two parts of one run, whose course it does not alter.
 _FREE = (
-    *("name", "data.passes", "data.frames", "train.checkpoint_every", "train.keep"),
+    *("name", "data.passes", "train.checkpoint_every", "train.keep"),
     *("train.log_every", "train.directory", "evaluate"),
 )
-# What may change between learning and evaluating: how it goes on learning, not what it is.
+# In the first pass what was played is the same however many frames are to come; in a later one a
+# whole pass has had another length.
+_FREE_IN_FIRST_PASS = (*_FREE, "data.frames")
+# What a policy and its network are. Not what the network computes in: model.dtype may differ.
 _POLICY = ("model.name", "model.options", "blocks.size", "policy")
+# What parameters come of that are drawn at random.
+_DRAWN = ("model.weights", "seed")
+# What may change between learning and evaluating: how it goes on learning, not what it is.
 _FREE_POLICY = tuple(
     f"policy.{name}"
     for name in (
@@ -71,6 +79,7 @@ class Saved:
         self.folders = (config.directory / "checkpoints", config.directory / "streams")
         self._policies = Checkpointer(self.folders[0], keep=config.train.keep)
         self._streams = Checkpointer(self.folders[1], keep=2)
+        self._parameters: str | None = None  # the network's checksum: it does not change
 
     @property
     def latest(self) -> int | None:
@@ -93,13 +102,24 @@ class Saved:
         frame = int(state.frame)
         metrics = {name: _json_number(value) for name, value in runner.metrics.items()}
         self._streams.save(frame, state.replace(policy=None), {"metrics": metrics})
-        metadata = {"config": json.loads(to_json(self.config)), "position": position}
+        self._parameters = self._parameters or checksum(runner.params)
+        metadata = {
+            "config": json.loads(to_json(self.config)),
+            "position": position,
+            "parameters": self._parameters,
+        }
         self._policies.save(frame, _kept(state), metadata)
 
     def check(self) -> None:
         """Raise ConfigError where the run that is there was made with other settings."""
-        saved = saved_config(self._policies.metadata(fallback=True), self.folders[0])
-        different = differences(saved, self.config, free=_FREE)
+        metadata = self._policies.metadata(fallback=True)
+        saved = saved_config(metadata, self.folders[0])
+        # The position of a run that trains a network has no passes; its settings are others anyway.
+        begun = metadata.get("position", {}).get("pass", 0) + 1
+        free = _FREE_IN_FIRST_PASS if begun == 1 else _FREE
+        different = differences(saved, self.config, free=free)
+        if different and not differences(saved, self.config, free=_FREE_IN_FIRST_PASS):
+            different += f" (it can change in the first pass alone, and the run is in pass {begun})"
         if different:
             raise ConfigError(
                 f"{self.config.directory} holds a run with other settings: {different}; "
@@ -147,28 +167,43 @@ class Saved:
 
 
 def load_policy(
-    directory: str | Path, config: Config, like: Callable[[], RunnerState]
-) -> PolicyState:
-    """The policy of the newest checkpoint in a folder.
+    directory: str | Path, config: Config, params: Variables, like: Callable[[], RunnerState]
+) -> tuple[PolicyState, int]:
+    """The policy of the newest checkpoint in a folder, and the frame that it was saved after.
 
     Args:
         directory: a run's `checkpoints`.
         config: that the policy is to serve; what the policy is must be the same, what it aims at
-            and how fast it learns may differ.
+            and how fast it learns may differ, and so may what the network computes in.
+        params: of that config's network. They must be those that the policy was trained with:
+            drawn from the same seed, or of equal values wherever they were read from.
         like: gives the state of a runner with that config, from `shapes`.
 
     Raises:
         CheckpointError: it is missing, damaged, or of another policy, network or block size.
     """
     checkpoints = Checkpointer(directory)
-    saved = saved_config(checkpoints.metadata(), directory)
-    different = differences(saved, config, only=_POLICY, free=_FREE_POLICY)
+    metadata = checkpoints.metadata()
+    saved = saved_config(metadata, directory)
+    drawn = _DRAWN if _is_drawn(saved) or _is_drawn(config) else ()
+    different = differences(saved, config, only=_POLICY + drawn, free=_FREE_POLICY)
+    if not different and not drawn and metadata.get("parameters") not in (None, checksum(params)):
+        different = (
+            f"the network's parameters had other values, model.weights was "
+            f"{saved.model.weights!r} and is {config.model.weights!r}"
+        )
     if different:
         raise CheckpointError(
             f"{directory} holds a policy that was trained with other settings: {different}; "
             "give it the config that it was trained with"
         )
-    return checkpoints.restore(_kept(like()))[0]["policy"]
+    kept, _ = checkpoints.restore(_kept(like()))
+    return kept["policy"], int(kept["frame"])
+
+
+def _is_drawn(config: Config) -> bool:
+    """Whether the network's parameters are random: see `build.network`."""
+    return config.model.weights is None and config.model.name not in TRAINED
 
 
 def differences(

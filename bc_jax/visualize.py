@@ -14,6 +14,7 @@ from pathlib import Path
 from bc_jax import build, command_line
 from bc_jax.config import BlockConfig, Config, ConfigError, PolicyConfig, from_command_line
 from bc_jax.data import TruncatedVideo
+from bc_jax.data.opening import path_of
 from bc_jax.evaluation import Evaluation
 from bc_jax.film import Film, Wanted
 from bc_jax.limits import check_fps
@@ -47,7 +48,7 @@ class Arguments:
     # What is drawn: a video file, a folder of images, camera:0, or whatever else data.source can
     # be, such as pedestrians and street:val/0-9; None is data.source.
     input: str | None = None
-    # The video that is written, an mp4 file.
+    # The video that is written, an mp4 file; it lies apart from the input.
     output: str = "out.mp4"
     # Folder of checkpoints that the policy begins from; None begins from a cold start.
     checkpoint: str | None = None
@@ -86,6 +87,7 @@ def main(argv=None) -> None:
 def visualize(config: Config, arguments: Arguments) -> None:
     """Go through the frames once, and draw each of them."""
     config = only_learned(config, arguments)
+    check_apart(config.data.source, arguments)
     network = build.network(config)
     frames = build.evaluation_frames(config, begins="--start")
     progress = Progress(frames.length)
@@ -137,10 +139,30 @@ def only_learned(config: Config, arguments: Arguments) -> Config:
     return dataclasses.replace(config, data=data, evaluate=drawn)
 
 
+def check_apart(source: str, arguments: Arguments) -> None:
+    """Raise ConfigError where what is written would lie on, in or around what is read."""
+    read, video = path_of(source), Path(arguments.output)
+    if read is None:
+        return
+    there = read.resolve()
+    for written in (video, stills_folder(video))[: 2 if arguments.stills else 1]:
+        place = written.resolve()
+        if place == there or there in place.parents or place in there.parents:
+            raise ConfigError(
+                f"--output {video} would write to {written}, and the input is {read}: give an "
+                "--output that is apart from it"
+            )
+
+
+def stills_folder(video: Path) -> Path:
+    """The folder of the pictures that are kept beside a video."""
+    return video.with_name(f"{video.stem}_stills")
+
+
 def what_is_drawn(arguments: Arguments, fps: float | None) -> Wanted:
     """The video and, every so many frames, a picture."""
     video = Path(arguments.output)
-    folder, every = video.with_name(f"{video.stem}_stills"), arguments.stills
+    folder, every = stills_folder(video), arguments.stills
 
     def picture(index: int) -> Path | None:
         return folder / f"{index:06d}.png" if every and index % every == 0 else None

@@ -315,6 +315,20 @@ def test_a_save_that_is_interrupted_leaves_the_last_one(saved, monkeypatch, mome
     assert len(list(saved.directory.iterdir())) == 6
 
 
+def test_what_a_killed_save_left_is_removed_by_the_next(saved):
+    left = ("00000030-279ae843.orbax-checkpoint-tmp", "00000031-0123abcd.orbax-checkpoint-tmp-17")
+    others = ("mine.orbax-checkpoint-tmp", "00000031-0123abcd.notes")
+    for name in (*left, *others):
+        (saved.directory / name / "array").mkdir(parents=True)
+        (saved.directory / name / "array" / "0").write_text("half")
+    saved.save(40, make_run(40), {})
+    there = {path.name for path in saved.directory.iterdir()}
+    assert not there & set(left)
+    assert there >= set(others)
+    assert saved.steps() == [20, 30, 40]
+    assert_identical(saved.restore(make_run())[0], make_run(40))
+
+
 ENDLESS = """
 import sys
 import numpy as np

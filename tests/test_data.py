@@ -570,6 +570,21 @@ def test_position_in_a_source_of_unknown_length(tmp_path):
         assert before + played(batches(path, passes=2, position=first.position)) == whole
 
 
+@pytest.mark.parametrize("passes", [1, 2])
+def test_the_position_after_the_last_frame_goes_on_with_a_longer_source(video, passes):
+    def start(frames, passes, position=None):
+        return batches(open_source(video, frames=frames), passes=passes, position=position)
+
+    first = start(10, 1)
+    before = played(first)  # to its end, not only to its last frame
+    assert next(first, None) is None
+    saved = json.loads(json.dumps(first.position))
+    assert (saved["pass"], saved["step"]) == (0, 10)
+    assert before + played(start(16, passes, saved)) == played(start(16, passes))
+    # And with as many frames as before, there are only other passes to come.
+    assert before + played(start(10, passes, saved)) == played(start(10, passes))
+
+
 def test_camera_begins_anew_with_a_reset():
     camera = open_device("test device", "testsrc=size=64x48:rate=30", "lavfi")
     first = batches(camera)

@@ -12,11 +12,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import zoo
 from PIL import Image
 from test_train import begin, finish, script
 
-from bc_jax import results
+from bc_jax import build, results
 from bc_jax.config import Config, DataConfig, PolicyConfig
+from bc_jax.evaluation import Evaluation
 from bc_jax.measurement import Measurement, Row, close_gaps, summary
 
 SETTINGS = ("--config", "configs/debug.py", "--data.frames", "6")
@@ -70,6 +72,8 @@ def test_results_hold_every_row_and_figure(evaluated):
     assert document["command"].startswith("evaluate.py --config configs/debug.py")
     assert document["dense"]["version"] in document["dense"]["ms_in_warm_up"]
     assert document["state_bytes"] > 0
+    assert document["checkpoint_of_this_run"]
+    assert document["checkpoint_frames"] == {"learned": 6}
     for name in POLICIES:
         frequency = np.array(document["execution_frequency"][name])
         assert frequency.shape == (3, 4)
@@ -192,6 +196,8 @@ def test_a_foreign_checkpoint_is_told(root, evaluated, capsys):
     assert "policy.widths was (4,) and is (8,)" in said
     code, said = failure(root, capsys, *SETTINGS, *checkpoint, "--blocks.size", "16", "16")
     assert "blocks.size was (32, 32) and is (16, 16)" in said
+    code, said = failure(root, capsys, *SETTINGS, *checkpoint, "--seed", "1")
+    assert (code, "seed was 0 and is 1" in said) == (1, True)
 
 
 def test_blocks_that_the_network_cannot_have_are_told(root, capsys):
@@ -208,6 +214,16 @@ def test_a_missing_or_damaged_checkpoint_is_told(root, tmp_path, capsys):
     (tmp_path / "00000003.json").write_text("{ half")
     code, said = failure(root, capsys, *SETTINGS, "--checkpoint", tmp_path)
     assert (code, "is damaged" in said) == (1, True)
+
+
+def test_a_missing_checkpoint_is_told_where_no_row_begins_from_it(root, tmp_path, capsys):
+    given = (*SETTINGS, "--evaluate.policies", "random", "--train.directory", tmp_path / "run")
+    code, said = failure(root, capsys, *given, "--checkpoint", tmp_path / "none")
+    assert (code, f"--checkpoint {tmp_path / 'none'}: there is no directory" in said) == (1, True)
+    several = ("--checkpoint", tmp_path / "at_{target}", "--evaluate.targets", "0.3", "0.5")
+    code, said = failure(root, capsys, *given, *several)
+    assert (code, f"there is no directory {tmp_path / 'at_0.3'}" in said) == (1, True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_frames_beyond_the_end_are_told(root, capsys):
@@ -264,6 +280,7 @@ def test_without_a_timed_frame_there_is_no_time():
     row = Row("all", None, [measured(1, 4, 0.0, timed=False)], np.eye(2))
     figures = summary(row, lambda blocks: 0.0, 3, 1)
     assert figures["ms_per_frame"] is None
+    assert figures["ms_learning"] is None
     assert figures["speedup"] is None
     assert json.dumps(figures, allow_nan=False)
 
@@ -295,8 +312,6 @@ def test_the_table_is_aligned_and_leaves_out_what_is_not_known():
 
 
 def test_the_papers_row_has_the_papers_settings():
-    from bc_jax.evaluation import Evaluation
-
     config = Config(
         policy=PolicyConfig(target=0.4),
         data=DataConfig(),
@@ -309,14 +324,13 @@ def test_the_papers_row_has_the_papers_settings():
 
 
 def test_what_is_not_as_it_should_be_is_told():
-    from bc_jax.evaluation import Evaluation
-
     bare = Evaluation.__new__(Evaluation)
     bare.config = Config(policy=PolicyConfig(target=0.3))
     bare.report = SimpleNamespace(macs=10, whole_macs=1)
 
     def said(name, executed, gap):
         row = {"policy": name, "target": 0.3, "executed_fraction": executed, "probability_gap": gap}
+        row["timed_frames"] = 2
         return results.warnings(bare, [row])
 
     assert said("learned", 0.31, 0.4) == []
@@ -327,3 +341,78 @@ def test_what_is_not_as_it_should_be_is_told():
     assert "does not tell blocks apart" in alike and "0.010" in alike
     bare.report = SimpleNamespace(macs=10, whole_macs=6)
     assert "60% of the network" in said("learned", 0.3, 0.4)[0]
+
+
+def test_an_evaluation_replaces_the_one_before_and_keeps_it_where_it_fails(
+    root, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(build, "network", lambda config: zoo.tiny_network())
+    small = ("--evaluate.policies", "random", "--train.directory", tmp_path, "--evaluate.frames")
+
+    def evaluate(*words):
+        script(root, "evaluate").main(list(map(str, (*SETTINGS, *small, *words))))
+
+    def there():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    (tmp_path / "mine.txt").write_text("kept")
+    (tmp_path / "table.md").write_text("of the evaluation before")
+    evaluate(6, "--evaluate.picture", 2)
+    first = there()
+    drawn = ("video.mp4", "frame.png", "executed.png", "tradeoff.png", "report.html", "results.md")
+    assert {*drawn, "mine.txt"} <= {path.name for path in first}
+    assert tmp_path / "table.md" not in first
+    views = {path.name for path in (tmp_path / "views").iterdir()}
+
+    def fail(evaluation):
+        raise ValueError("half-way")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "results", fail)
+        with pytest.raises(SystemExit):
+            evaluate(3, "--evaluate.video_frames", 1)
+    assert "half-way" in capsys.readouterr().err
+    assert there() == first
+
+    evaluate(3, "--evaluate.video_frames", 0, "--evaluate.picture", "None")
+    second = {path.name for path in there()}
+    assert second >= {"mine.txt", "results.json", "executed.png", "report.html"}
+    assert not second & {"video.mp4", "frame.png"}
+    assert {path.name for path in (tmp_path / "views").iterdir()} != views
+    assert not list(tmp_path.glob(".*"))
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Video</h2>" not in page
+    shown = set(re.findall(r'data-frame="(\d+)"', page))
+    assert shown == {str(int(path.name)) for path in (tmp_path / "views").iterdir()}
+
+
+def test_an_evaluation_does_not_replace_what_it_reads(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "network", lambda config: pytest.fail("work was begun"))
+    own = (*SETTINGS, "--train.directory", tmp_path)
+    for option in ("--data.source", "--evaluate.source"):
+        for read in (tmp_path / "video.mp4", tmp_path / "views" / "000003"):
+            code, said = failure(root, capsys, *own, option, read)
+            assert (code, f"the frames are read from {read};" in said) == (1, True)
+
+
+def test_rows_without_times_are_told():
+    config = Config(policy=PolicyConfig(target=0.3))
+    seen = SimpleNamespace(measurements=[measured(k, 4, 0.0) for k in range(8)])
+    report = SimpleNamespace(macs=10, whole_macs=1)
+    evaluation = SimpleNamespace(config=config, dense_row=seen, report=report)
+
+    def said(**timed):
+        return results.warnings(
+            evaluation,
+            [
+                {"policy": name, "target": None, "executed_fraction": 1, "timed_frames": frames}
+                for name, frames in timed.items()
+            ],
+        )
+
+    assert said(dense=3, all=3, random=2) == []
+    (warm_up,) = said(dense=0, all=0, random=0)
+    assert "of the 8 frames measured" in warm_up
+    assert "the first 10, evaluate.warm_up" in warm_up
+    (compiling,) = said(dense=3, all=3, random=0)
+    assert "no times of 'random'" in compiling

@@ -106,6 +106,24 @@ if __name__ == "__main__":
     np.testing.assert_array_equal(found["labels"], [b.labels for b in expected])
 
 
+def test_memory_that_processes_share_is_given_back(root, tmp_path):
+    script = tmp_path / "read.py"
+    script.write_text(f"""
+from bc_jax.data.pipeline import Augmentation, TrainingBatches
+
+if __name__ == "__main__":
+    made = TrainingBatches({SPEC!r}, 2, Augmentation((256, 512)), size=(32, 64), workers=1)
+    held = [next(made) for _ in range(2)]
+    made.close()
+    assert next(made, None) is None
+    print(type(held[0].frames).__name__)
+""")
+    env = os.environ | {"PYTHONPATH": str(root)}
+    command = [sys.executable, str(script)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "ndarray\n", "")
+
+
 def test_cityscapes_gives_its_labelled_frames(tmp_path):
     tree = write_tree(tmp_path / "cityscapes")
     made = TrainingBatches(f"cityscapes:{tree}/val", 3, Augmentation((24, 48), (1, 1), False))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bc_jax import report
+from bc_jax import report, results
 
 METRICS = "step,executed,reward,loss\n2,1.0,nan,nan\n4,0.5,0.1,-0.2\n6,0.3,0.2,-0.1\n"
 
@@ -38,7 +38,7 @@ def test_the_page_names_what_was_measured():
 def test_tables_and_video_say_what_they_are(tmp_path, monkeypatch):
     table = [["policy", "mIoU"], ["all <&>", "0.5"]]
     monkeypatch.setattr(report, "cells", lambda rows, without: table)
-    summary = report._summary({"rows": []})
+    summary = report._summary({"rows": []}, {})
     assert summary.count("<th ") == 3 and "<th>" not in summary
     assert '<th scope="col">mIoU</th>' in summary
     assert '<th scope="row">all &lt;&amp;&gt;</th><td>0.5</td>' in summary
@@ -46,6 +46,54 @@ def test_tables_and_video_say_what_they_are(tmp_path, monkeypatch):
     assert '<th scope="row">commit</th><td>abc</td>' in facts
     (tmp_path / "video.mp4").write_bytes(b"video")
     assert 'aria-label="video of the run"' in report._video(tmp_path / "video.mp4")
+
+
+def run_with_an_evaluation(folder, *, trained, frame, own=True, checkpoint="there", **measured):
+    """A folder whose training stands at a frame, evaluated from a checkpoint of another one."""
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.csv").write_text(METRICS)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    config = {"name": "run", "model": {"name": "net"}, "data": {"source": "clip"}}
+    saved = {"step": trained, "metadata": {"config": config}}
+    (folder / "checkpoints" / f"{trained:08d}.json").write_text(json.dumps(saved))
+    row = dict.fromkeys(results._FIGURES) | {"policy": "learned"}
+    about = {
+        "rows": [row],
+        "checkpoint": checkpoint,
+        "checkpoint_of_this_run": own,
+        "checkpoint_frames": {"learned": frame} if checkpoint else {},
+        "config": config | measured,
+    }
+    (folder / "results.json").write_text(json.dumps(about))
+    return report.write(folder).read_text()
+
+
+def test_an_evaluation_of_an_earlier_frame_is_told(tmp_path):
+    page = run_with_an_evaluation(tmp_path, trained=30, frame=24)
+    assert "trained for 30 frames" in page
+    assert (
+        "these figures are of the policy after frame 24 of the training in this folder, which "
+        "stands at frame 30" in page
+    )
+    page = run_with_an_evaluation(tmp_path, trained=30, frame=30)
+    assert "trained for 30 frames" in page and "these figures are of" not in page
+
+
+def test_an_evaluation_of_another_policy_is_told(tmp_path):
+    page = run_with_an_evaluation(tmp_path, trained=30, frame=5, own=False)
+    assert "a policy that began from there, and not from the training in this folder" in page
+    page = run_with_an_evaluation(tmp_path, trained=30, frame=None, own=False, checkpoint=None)
+    assert "a policy that began from a cold start, and not from" in page
+
+
+def test_the_settings_of_training_are_its_own(tmp_path):
+    page = run_with_an_evaluation(tmp_path / "same", trained=6, frame=6)
+    assert "<summary>All settings</summary>" in page
+    page = run_with_an_evaluation(tmp_path / "other", trained=6, frame=6, name="other", seed=77)
+    assert "<title>run" in page
+    trained = page.index("<summary>Settings of the training</summary>")
+    measured = page.index("<summary>Settings of the evaluation</summary>")
+    assert trained < measured < page.index("&quot;seed&quot;: 77")
 
 
 def test_a_folder_without_a_run_is_told(tmp_path, capsys):

@@ -168,6 +168,16 @@ def test_the_frames_that_there_are_are_told(whole, tmp_path):
     assert told["frames"] == 2  # one of each clip
 
 
+def test_fresh_removes_the_evaluation_of_what_was_there(whole, tmp_path):
+    shutil.copytree(whole.directory, tmp_path / "run")
+    about = {"config": {"name": "old"}, "rows": []}
+    (tmp_path / "run" / "results.json").write_text(json.dumps(about))
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+    supervised.train(config(tmp_path / "run"), fresh=True)
+    there = {path.name for path in (tmp_path / "run").iterdir()}
+    assert "results.json" not in there and there >= {"mine.txt", "report.html"}
+
+
 def test_a_training_that_diverges_says_what_can_be_done(tmp_path):
     wild = {"optimizer": "sgd", "learning_rate": 1e30, "warm_up": 0}
     with pytest.raises(ValueError, match=r"lower task\.learning_rate, and start over"):

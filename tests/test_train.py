@@ -1,6 +1,7 @@
 """train.py as a user runs it: what it writes, how it goes on, what it says where it cannot."""
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,9 +13,21 @@ import time
 import numpy as np
 import pytest
 
-from bc_jax import training
+from bc_jax import build, training
+from bc_jax.checkpoint import Checkpointer, CheckpointError
 from bc_jax.command_line import stopping
-from bc_jax.config import Config, DataConfig, PolicyConfig, TrainConfig
+from bc_jax.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    PolicyConfig,
+    TaskConfig,
+    TrainConfig,
+    load,
+    to_json,
+)
+from bc_jax.models.variables import checksum
 
 FRAMES, EVERY = 24, 4
 SETTINGS = ("--config", "configs/debug.py", "--train.checkpoint_every", str(EVERY))
@@ -92,10 +105,10 @@ def failure(root, capsys, *arguments):
     return stop.value.code, capsys.readouterr().err
 
 
-def test_a_run_writes_checkpoints_and_metrics(whole):
+def test_a_run_writes_checkpoints_and_metrics(root, whole):
     folder, _, out, err = whole
     assert f"done after frame {FRAMES}" in out
-    assert "compiling network for 12 blocks" in err
+    assert "compiling network for all blocks" in err
     assert f"{FRAMES}/{FRAMES}" in err
     step, leaves, _, _ = newest(folder)
     assert step == FRAMES
@@ -110,6 +123,8 @@ def test_a_run_writes_checkpoints_and_metrics(whole):
     assert abs(float(rows[-1]["reward"])) < 1
     metadata = json.loads(max((folder / "checkpoints").glob("*.json")).read_text())["metadata"]
     assert metadata["config"]["name"] == "debug"
+    network = build.network(load(root / "configs" / "debug.py"))
+    assert metadata["parameters"] == checksum(network.params)
 
 
 def test_a_run_that_was_stopped_in_every_way_ends_bit_for_bit_as_one_that_was_not(
@@ -150,6 +165,42 @@ def test_a_run_that_was_stopped_in_every_way_ends_bit_for_bit_as_one_that_was_no
     assert figures(folder) == figures(undisturbed)
 
 
+def test_more_frames_of_a_video_are_gone_on_with(root, whole, tmp_path, capsys):
+    few = FRAMES - EVERY - 1  # no multiple of train.checkpoint_every
+    arguments = [*SETTINGS, "--train.directory", str(tmp_path)]
+    train = script(root, "train")
+    train.main([*arguments, "--data.frames", str(few)])
+    train.main(arguments)
+    said = capsys.readouterr().out
+    assert f"going on after frame {few} " in said
+    assert f"done after frame {FRAMES}" in said
+    assert newest(tmp_path) == newest(whole[0])
+    assert figures(tmp_path) == figures(whole[0])
+
+
+def test_the_number_of_frames_is_free_in_the_first_pass_alone(tmp_path):
+    given = Config(data=DataConfig(frames=10, passes=2), train=TrainConfig(directory=str(tmp_path)))
+    more = dataclasses.replace(given, data=DataConfig(frames=16, passes=3))
+    about = {"config": json.loads(to_json(given)), "position": {"pass": 0}}
+    Checkpointer(tmp_path / "checkpoints").save(8, {}, about)
+    training.Saved(more).check()
+    about["position"]["pass"] = 1
+    Checkpointer(tmp_path / "checkpoints").save(12, {}, about)
+    message = r"data\.frames was 10 and is 16 \(it can change in the first pass alone, .* pass 2\)"
+    with pytest.raises(ConfigError, match=message):
+        training.Saved(more).check()
+    training.Saved(dataclasses.replace(given, data=DataConfig(frames=10, passes=3))).check()
+
+
+def test_a_run_that_trained_a_network_is_not_gone_on_with(tmp_path):
+    given = Config(train=TrainConfig(directory=str(tmp_path)))
+    network = json.loads(to_json(dataclasses.replace(given, task=TaskConfig())))
+    about = {"config": network, "position": {"batch": 3}}
+    Checkpointer(tmp_path / "checkpoints").save(3, {}, about)
+    with pytest.raises(ConfigError, match="holds a run with other settings: task"):
+        training.Saved(given).check()
+
+
 def saved_step(folder):
     return training.Saved(Config(train=TrainConfig(directory=str(folder)))).latest
 
@@ -177,9 +228,11 @@ def test_other_settings_are_told_and_nothing_is_touched(root, whole, capsys):
 def test_fresh_removes_nothing_where_it_cannot_begin(root, whole, capsys, wrong, message):
     folder = whole[0]
     before = newest(folder)
+    (folder / "results.md").write_text("an evaluation")
     code, said = failure(root, capsys, *SETTINGS, "--train.directory", folder, "--fresh", *wrong)
     assert (code, message in said) == (1, True)
     assert newest(folder) == before
+    assert (folder / "results.md").is_file() and (folder / "report.html").is_file()
 
 
 def test_fresh_removes_what_was_there(tmp_path):
@@ -193,6 +246,22 @@ def test_fresh_removes_what_was_there(tmp_path):
     saved.clear()
     assert saved.latest is None
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_fresh_removes_the_evaluation_of_what_was_there(root, tmp_path, capsys):
+    old = Config(name="old", model=ModelConfig("espnet_cityscapes"), seed=7)
+    about = {"config": json.loads(to_json(old)), "rows": []}
+    (tmp_path / "results.json").write_text(json.dumps(about))
+    for name in ("results.md", "frames.csv", "frame.png", "video.mp4", "report.html", "mine.txt"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / "views" / "000001").mkdir(parents=True)
+    run = (*SETTINGS, "--train.directory", str(tmp_path), "--data.frames", "2", "--fresh")
+    script(root, "train").main(list(run))
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {"checkpoints", "streams", "metrics.csv", "report.html", "mine.txt"}
+    page = (tmp_path / "report.html").read_text()
+    assert "swiftnet_rn18 on pedestrians" in page and "espnet" not in page
+    assert "<h2>Summary</h2>" not in page
 
 
 def test_resume_insists(root, tmp_path, capsys):
@@ -257,6 +326,46 @@ def test_the_first_ctrl_c_asks_and_the_second_interrupts():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
+def test_a_policy_serves_the_network_that_it_was_trained_with(tmp_path):
+    params = {"params": {"conv": np.arange(6, dtype=np.float32)}}
+    other = {"params": {"conv": np.arange(6, dtype=np.float32) + 1}}
+    drawn = ModelConfig("swiftnet_rn18")
+    read = ModelConfig("swiftnet_rn18", weights="there/weights.npz")
+    half = dataclasses.replace(drawn, dtype="bfloat16")
+
+    def loads(trained, serving, with_params=params):
+        about = {"config": json.loads(to_json(trained)), "parameters": checksum(params)}
+        Checkpointer(tmp_path).save(0, {}, about)
+        # Where the network is the same, what is read is looked at.
+        with pytest.raises((CheckpointError, Accepted)) as stop:
+            training.load_policy(tmp_path, serving, with_params, accept)
+        return str(stop.value)
+
+    def accept():
+        raise Accepted("accepted")
+
+    assert loads(Config(model=drawn), Config(model=drawn)) == "accepted"
+    assert loads(Config(model=drawn), Config(model=half)) == "accepted"
+    # Drawn on another device, the same seed's may differ in their last bits.
+    assert loads(Config(model=drawn), Config(model=drawn), other) == "accepted"
+    assert "seed was 0 and is 1" in loads(Config(model=drawn), Config(model=drawn, seed=1))
+    assert "model.weights was None and is 'there/weights.npz'" in loads(
+        Config(model=drawn), Config(model=read)
+    )
+    moved = dataclasses.replace(read, weights="here/weights.npz")
+    assert loads(Config(model=read), Config(model=moved, seed=1)) == "accepted"
+    said = loads(Config(model=read), Config(model=moved), other)
+    assert "parameters had other values" in said
+    assert "model.weights was 'there/weights.npz' and is 'here/weights.npz'" in said
+    assert "parameters had other values" in loads(Config(model=read), Config(model=read), other)
+    shipped = Config(model=ModelConfig("espnet_cityscapes"))
+    assert loads(shipped, dataclasses.replace(shipped, seed=1)) == "accepted"
+
+
+class Accepted(Exception):
+    """A checkpoint is read."""
 
 
 def test_differences_name_fields_and_values():

@@ -15,6 +15,7 @@ from PIL import Image
 from bc_jax import build, film, visualize
 from bc_jax.config import load
 from bc_jax.data import open_source
+from bc_jax.data.opening import path_of
 from bc_jax.evaluation import Evaluation
 from bc_jax.view import VideoWriter
 from bc_jax.view.display import Terminal, displayed
@@ -166,6 +167,42 @@ def test_a_video_of_one_frame(root, clip, tmp_path, monkeypatch, capsys):
     run(*SETTINGS, *own, monkeypatch=monkeypatch)
     assert len(decoded(output)) == 1
     assert "1 frames" in capsys.readouterr().out
+
+
+def refused(monkeypatch, capsys, *words):
+    """What visualize says on stderr; no network is built and nothing is opened before."""
+    monkeypatch.setattr(build, "network", lambda config: pytest.fail("work was begun"))
+    with pytest.raises(SystemExit) as stop:
+        visualize.main(list(map(str, words)))
+    assert stop.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_the_input_is_not_written_over(clip, tmp_path, monkeypatch, capsys):
+    before = clip.read_bytes()
+    link = tmp_path / "link.mp4"
+    link.symlink_to(clip)
+    for output in (clip, link, tmp_path / "drawn" / ".." / "own.mp4"):
+        said = refused(monkeypatch, capsys, "--input", clip, "--output", output)
+        assert f"--output {output} would write to {output}, and the input is {clip}" in said
+    assert clip.read_bytes() == before
+    shipped = path_of("pedestrians")
+    said = refused(monkeypatch, capsys, "--output", shipped)
+    assert f"the input is {shipped}" in said
+
+
+def test_a_folder_that_is_read_is_not_written_to(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "out_stills"
+    folder.mkdir()
+    stills = ("--output", tmp_path / "out.mp4", "--stills", "2")
+    said = refused(monkeypatch, capsys, "--input", folder, *stills)
+    assert f"would write to {folder}, and the input is {folder}" in said
+    for words in (("--output", folder / "out.mp4"), ("--output", folder)):
+        assert "would write to" in refused(monkeypatch, capsys, "--input", folder, *words)
+    # Without stills that folder is not written to; what is no path is nowhere.
+    apart = visualize.Arguments(output=str(tmp_path / "out.mp4"))
+    visualize.check_apart(str(folder), apart)
+    visualize.check_apart("street:val", visualize.Arguments(output="street:val/out.mp4"))
 
 
 def test_the_terminal_shows_the_picture_in_half_blocks():

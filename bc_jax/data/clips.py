@@ -154,6 +154,7 @@ class Batches(Iterator[Batch]):
         self._players = self._fresh_players()
         if position is not None:
             self._restore(position)
+        self._position = self._stands()
 
     @property
     def length(self) -> int | None:
@@ -168,7 +169,14 @@ class Batches(Iterator[Batch]):
 
     @property
     def position(self) -> dict:
-        """Where iteration stands, after the batch last returned; holds only what JSON holds."""
+        """Where iteration stands, after the batch last returned; holds only what JSON holds.
+
+        That is so after the last batch of all too: with sources that have become longer since,
+        iteration goes on in the same pass.
+        """
+        return self._position
+
+    def _stands(self) -> dict:
         return {
             "pass": self._pass,
             "step": self._step,
@@ -185,6 +193,7 @@ class Batches(Iterator[Batch]):
             self._pass, self._players = self._pass + 1, self._fresh_players()
             return next(self)
         self._step += 1
+        self._position = self._stands()
         pairs, reset, index, last = zip(*steps, strict=True)
         labels = None
         if self.labelled:

@@ -10,11 +10,21 @@ from bc_jax.data.source import OnError, Source
 from bc_jax.data.video import open_camera, open_video
 
 _CLIPS = Path(__file__).parent / "clips"
+# What begins so is no path of its own.
+_SCHEMES = ("camera:", "street:", "cityscapes:")
 
 
 def shipped_clips() -> dict[str, Path]:
     """The clips that come with the package: name -> video file; CREDITS.md beside them."""
     return {path.stem: path for path in sorted(_CLIPS.glob("*.mp4"))}
+
+
+def path_of(spec: str | PathLike) -> Path | None:
+    """Where the frames of a spec of `open_source` lie; None where that is no file or folder."""
+    if str(spec).startswith(_SCHEMES):
+        return None
+    clips = shipped_clips()
+    return clips[spec] if isinstance(spec, str) and spec in clips else Path(spec).expanduser()
 
 
 def open_source(
@@ -62,7 +72,7 @@ def open_source(
 
         source = open_cityscapes(str(spec))
     else:
-        source = _open_path(spec)
+        source = _open_path(path_of(spec))
     source = dataclasses.replace(source, on_error=on_error, resize=size, size=size or source.size)
     return source.segment(start, frames)
 
@@ -82,15 +92,13 @@ def open_labelled(spec: str, *, size: tuple[int, int] | None = None) -> Source:
     return source
 
 
-def _open_path(spec: str | PathLike) -> Source:
-    clips = shipped_clips()
-    path = clips[spec] if isinstance(spec, str) and spec in clips else Path(spec).expanduser()
+def _open_path(path: Path) -> Source:
     if path.is_dir():
         return open_folder(path)
     if not path.exists():
         raise FileNotFoundError(
             f"there is no file or folder {path}; give a video file, a folder of images, "
             f"'camera:0', 'street:val', 'cityscapes:ROOT/val', or a clip that comes with the "
-            f"package: {', '.join(clips)}"
+            f"package: {', '.join(shipped_clips())}"
         )
     return open_video(path)

@@ -196,14 +196,17 @@ class TrainingBatches(Iterator[Examples]):
         return {"batch": self._next, "of": self._what}
 
     def __next__(self) -> Examples:
-        batch = next(self._batches)
+        # Copied: memory that is shared with a process is given back as soon as it is read, for what
+        # is still held when Python ends is never given back.
+        batch = Examples(*(np.array(part) for part in next(self._batches)))
         self._next += 1
         return batch
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes; there are no batches afterwards."""
         if hasattr(self._batches, "close"):
             self._batches.close()
+        self._batches = iter(())
 
 
 def _ignore_interrupts(process: int, processes: int) -> None:

@@ -23,6 +23,16 @@ def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
     return dict(sorted(traverse_util.flatten_dict(variables, sep="/").items()))
 
 
+def checksum(variables: Mapping[str, Any]) -> str:
+    """A CRC-32 of all names, shapes, types and values, as eight hexadecimal digits."""
+    crc = 0
+    for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        array = np.ascontiguousarray(leaf)
+        about = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}"
+        crc = zlib.crc32(array.tobytes(), zlib.crc32(about.encode(), crc))
+    return f"{crc:08x}"
+
+
 def write_variables(
     path: str | os.PathLike, variables: Mapping[str, Any], *, dtype: Any = None
 ) -> None:

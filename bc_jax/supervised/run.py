@@ -4,6 +4,7 @@ The folder of the run (runs/NAME) gets checkpoints, metrics.csv, weights.npz, va
 report.html. A run that was stopped goes on where its last checkpoint stands, bit for bit.
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -12,7 +13,7 @@ import time
 import jax
 import numpy as np
 
-from bc_jax import build, command_line, report, training
+from bc_jax import build, command_line, outputs, report, training
 from bc_jax.checkpoint import Checkpointer
 from bc_jax.config import Config, ConfigError, to_json
 from bc_jax.data.labels import CLASSES
@@ -40,7 +41,7 @@ def train(config: Config, *, fresh: bool = False, resume: bool = False) -> None:
 
     Args:
         config: with a `task`.
-        fresh: start over: remove the checkpoints that are there.
+        fresh: start over: remove the checkpoints and the evaluation that are there.
         resume: insist on going on.
 
     Raises:
@@ -64,6 +65,7 @@ def train(config: Config, *, fresh: bool = False, resume: bool = False) -> None:
     batches = _batches(config, position)
     if fresh:  # not before all else has proved to be there
         shutil.rmtree(saved.directory, ignore_errors=True)
+        outputs.clear(config.directory)
     step, every = int(state.step), config.train.log_every
     log = Logger(
         config.directory / "metrics.csv",
@@ -80,7 +82,7 @@ def train(config: Config, *, fresh: bool = False, resume: bool = False) -> None:
     validation = Validation(network, config.blocks.size)
     frames = None
     last = step
-    with log, command_line.stopping() as asked_to_stop:
+    with log, contextlib.closing(batches), command_line.stopping() as asked_to_stop:
         log.progress.update(step, note="compiling, once")
         clock, counted = time.perf_counter(), step
         while step < settings.steps and not asked_to_stop():
@@ -116,7 +118,6 @@ def train(config: Config, *, fresh: bool = False, resume: bool = False) -> None:
                 clock, counted = time.perf_counter(), step
         if step > last:
             _save(saved, config, state, batches)
-        batches.close()
     if step < settings.steps:
         print(f"stopped after step {step}: {config.directory}")
         raise SystemExit(130)
