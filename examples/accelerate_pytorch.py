@@ -1,6 +1,6 @@
 """A PyTorch network, as it is, block-sparse in time: torchax makes a JAX function of it.
 
-    pip install 'bc_jax[torchax]'
+    pip install torchax 'torch<2.13' torchvision
     python examples/accelerate_pytorch.py --model deeplabv3_resnet50
 
 Without --model the network is a small one, defined below; with it, one of torchvision's for
@@ -20,7 +20,7 @@ try:
     import torch
     import torchax
 except (ImportError, AttributeError) as error:  # torchax 0.0.13 fails so with PyTorch 2.13
-    raise SystemExit(f"{error}: pip install 'bc_jax[torchax]'") from error
+    raise SystemExit(f"{error}: pip install torchax 'torch<2.13'") from error
 
 # Of a picture's channels [1, 1, 1, 3].
 MEAN, STD = np.float32([[[[0.485, 0.456, 0.406]]]]), np.float32([[[[0.229, 0.224, 0.225]]]])
