@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import lowering
-from bc_jax.sparse.program import Constant, Op, Program
+from bc_jax.sparse.program import Constant, Op, Program, needed
 
 
 class Border(NamedTuple):
@@ -71,14 +71,14 @@ def surround(tiles, border: Border, halo, place, blocks: tuple[int, int]) -> jax
     for axis in (0, 1):
         before, after = halo[2 * axis : 2 * axis + 2]
         end = tiles.shape[1 + axis] - after
-        low = _at_least(border.low[axis][::-1], before)[::-1]
-        high = _at_least(border.high[axis], after)
-        tiles = _picked(
-            tiles,
-            [(0, before, [before + i for i in low], place[axis] == 0),
-             (end, end + after, [end + i for i in high], place[axis] == blocks[axis] - 1)],
-            1 + axis,
-        )  # fmt: skip
+        low = [before + at for at in _at_least(border.low[axis][::-1], before)[::-1]]
+        high = [end + at for at in _at_least(border.high[axis], after)]
+        parts = [
+            _outside(tiles, slice(0, before), low, place[axis] == 0, 1 + axis),
+            jax.lax.slice_in_dim(tiles, before, end, axis=1 + axis),
+            _outside(tiles, slice(end, None), high, place[axis] == blocks[axis] - 1, 1 + axis),
+        ]
+        tiles = lowering.concatenate([p for p in parts if p is not None], axis=1 + axis)
     return tiles
 
 
@@ -87,21 +87,14 @@ def _at_least(places: tuple[int, ...], count: int) -> tuple[int, ...]:
     return (*places, *(places[-1:] or (0,)) * count)[:count]
 
 
-def _picked(tiles, sides, axis: int) -> jax.Array:
-    parts = []
-    (_, first, *_), (end, *_) = sides
-    middle = jax.lax.slice_in_dim(tiles, first, end, axis=axis)
-    for start, stop, index, outside in sides:
-        if start == stop:
-            continue
-        halo = jax.lax.slice_in_dim(tiles, start, stop, axis=axis)
-        rows = [jax.lax.slice_in_dim(tiles, i, i + 1, axis=axis) for i in index]
-        picked = lowering.concatenate(rows, axis=axis)
-        outside = outside.reshape(-1, *(1,) * (tiles.ndim - 1))
-        parts.append((start, jnp.where(outside, picked, halo)))
-    parts.append((first, middle))
-    parts = [part for _, part in sorted(parts, key=lambda pair: pair[0])]
-    return lowering.concatenate(parts, axis=axis) if len(parts) > 1 else middle
+def _outside(tiles, halo: slice, picks: list[int], at_side, axis: int) -> jax.Array | None:
+    """The halo at one side, and what is picked in its place where the image ends there."""
+    if not picks:
+        return None
+    halo = jax.lax.slice_in_dim(tiles, halo.start, halo.stop, axis=axis)
+    picked = [jax.lax.slice_in_dim(tiles, at, at + 1, axis=axis) for at in picks]
+    at_side = at_side.reshape(-1, *(1,) * (tiles.ndim - 1))
+    return jnp.where(at_side, lowering.concatenate(picked, axis=axis), halo)
 
 
 def keep_borders(program: Program) -> Program:
@@ -111,13 +104,12 @@ def keep_borders(program: Program) -> Program:
         if op.name == "concatenate":
             axis = op.params["dimension"]
             source, index = _source(program, op.outputs[0], axis)
-            size = _shape(program, source)[axis] if isinstance(source, int) else None
-            if size is not None and source != op.outputs[0]:
-                if np.array_equal(index, np.arange(size)):
-                    alias[op.outputs[0]] = source
-                    continue
-                if split_index(index, size):
-                    op = _pick(op, source, index, program)
+            size = _shape(program, source)[axis]
+            if source != op.outputs[0] and np.array_equal(index, np.arange(size)):
+                alias[op.outputs[0]] = source
+                continue
+            if split_index(index, size):
+                op = _pick(op, source, index, program)
         ops.append(op)
 
     def named(x):
@@ -127,43 +119,39 @@ def keep_borders(program: Program) -> Program:
 
     ops = [dataclasses.replace(op, inputs=tuple(map(named, op.inputs))) for op in ops]
     outputs = tuple(map(named, program.outputs))
-    return dataclasses.replace(program, ops=_read(ops, outputs), outputs=outputs, _known={})
+    return dataclasses.replace(program, ops=tuple(needed(ops, outputs)), outputs=outputs, _known={})
 
 
 def _shape(program: Program, value: int) -> tuple[int, ...]:
     return tuple(program.avals[value].shape)
 
 
-def _source(program: Program, value: int | Constant, axis: int):
-    """Of which value this one picks along an axis, and by which index; itself, all, where none."""
-    if isinstance(value, Constant):
-        return value, None
-    op, shape = program.producers.get(value), _shape(program, value)
-    alone = value, np.arange(shape[axis])
-    if op is None:
-        return alone
-    if op.name == "concatenate" and op.params["dimension"] == axis:
-        parts = [x for x, s in zip(op.inputs, op.in_shapes, strict=True) if s[axis]]
-        found = [_source(program, x, axis) for x in parts]
-        same = {source for source, _ in found if isinstance(source, int)}
-        if len(same) != 1 or any(index is None for _, index in found):
-            return alone
-        return found[0][0], np.concatenate([index for _, index in found])
-    before = op.in_shapes[0] if op.in_shapes else None
-    if op.name == "slice" and _alike(before, shape, axis):
-        source, index = _source(program, op.inputs[0], axis)
-        starts, limits = op.params["start_indices"], op.params["limit_indices"]
-        strides = op.params["strides"]
-        cut = slice(starts[axis], limits[axis], strides[axis] if strides else 1)
-        return (source, index[cut]) if index is not None else alone
+def _source(program: Program, value: int, axis: int) -> tuple[int, np.ndarray]:
+    """Of which value this one picks along an axis, and by which index; itself, where of none."""
+    op, size = program.producers.get(value), _shape(program, value)[axis]
+    if op is not None and op.name == "concatenate" and op.params["dimension"] == axis:
+        parts = [x for x, shape in zip(op.inputs, op.in_shapes, strict=True) if shape[axis]]
+        if all(isinstance(part, int) for part in parts):
+            sources, indexes = zip(*(_source(program, x, axis) for x in parts), strict=True)
+            if len({*sources}) == 1:
+                return sources[0], np.concatenate(indexes)
+    operand, index = (None, None) if op is None else _step(program, op, axis)
+    if not isinstance(operand, int):
+        return value, np.arange(size)
+    source, of_source = _source(program, operand, axis)
+    return source, of_source[index]
+
+
+def _step(program: Program, op: Op, axis: int):
+    """What an operation picks of along an axis, and by which index; (None, None) for no pick."""
+    shape = op.out_avals[0].shape
+    if op.name == "slice" and _alike(op.in_shapes[0], shape, axis):
+        first, strides = op.params["start_indices"][axis], op.params["strides"]
+        return op.inputs[0], first + np.arange(shape[axis]) * (strides[axis] if strides else 1)
     if op.name == "rev" and tuple(op.params["dimensions"]) == (axis,):
-        source, index = _source(program, op.inputs[0], axis)
-        return (source, index[::-1]) if index is not None else alone
+        return op.inputs[0], np.arange(shape[axis])[::-1]
     repeated = _repeated(program, op, axis)
-    if repeated is not None:
-        source, index = _source(program, repeated, axis)
-        return (source, np.repeat(index, shape[axis])) if index is not None else alone
-    return alone
+    return (None, None) if repeated is None else (repeated, np.zeros(shape[axis], int))
 
 
 def _alike(shape, other, axis: int) -> bool:
@@ -208,13 +196,3 @@ def _pick(op: Op, source: int, index: np.ndarray, program: Program) -> Op:
         params=made.params,
         in_shapes=(shape, indices.shape),
     )
-
-
-def _read(ops: list[Op], outputs) -> tuple[Op, ...]:
-    """Those that something reads, or that are there for what they do."""
-    wanted, found = {x for x in outputs if isinstance(x, int)}, []
-    for op in reversed(ops):
-        if not op.outputs or wanted & {*op.outputs}:
-            found.append(op)
-            wanted |= {x for x in op.inputs if isinstance(x, int)}
-    return tuple(found[::-1])

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax import lowering
-from bc_jax.sparse.program import Constant, Op, Program, append
+from bc_jax.sparse.program import Constant, Op, Program, append, needed
 
 _CONVERT = "convert_element_type"
 # Parameters may grow by so much, in elements; what is spread over space is not worth keeping.
@@ -65,11 +65,11 @@ def prepare(program: Program) -> Divided:
             each_frame.append(op)
     hoisted = _hoisted(fixed, _reached(set(params), fixed))
     each_frame = [op for op in fixed if op not in hoisted] + each_frame
-    each_frame = _needed(each_frame, program.outputs)
+    each_frame = needed(each_frame, program.outputs)
     made = {number for op in each_frame for number in op.outputs} | {frames}
     read = [x for op in each_frame for x in op.inputs] + list(program.outputs)
     handed = tuple(dict.fromkeys(x for x in read if isinstance(x, int) and x not in made))
-    once = _needed([op for op in fixed if op.outputs], handed)
+    once = needed([op for op in fixed if op.outputs], handed)
     return Divided(
         Program(tuple(once), tuple(params), handed, avals),
         Program(tuple(each_frame), (*handed, frames), program.outputs, avals, program.out_tree),
@@ -87,16 +87,6 @@ def _reached(values: set[int], ops) -> set[int]:
         if _reads(op, values):
             values.update(op.outputs)
     return values
-
-
-def _needed(ops: list[Op], outputs) -> list[Op]:
-    """Those of the operations that the outputs depend on, or that are there for what they do."""
-    values, found = {x for x in outputs if isinstance(x, int)}, []
-    for op in reversed(ops):
-        if values & set(op.outputs) or not op.outputs:
-            found.append(op)
-            values |= {x for x in op.inputs if isinstance(x, int)}
-    return found[::-1]
 
 
 def _hoisted(fixed: list[Op], of_params: set[int]) -> set[Op]:

@@ -223,6 +223,16 @@ def append(
     return results
 
 
+def needed(ops: Sequence[Op], outputs) -> list[Op]:
+    """Those of the operations that the outputs depend on, or that are there for what they do."""
+    values, found = {x for x in outputs if isinstance(x, int)}, []
+    for op in reversed(ops):
+        if values & set(op.outputs) or not op.outputs:
+            found.append(op)
+            values |= {x for x in op.inputs if isinstance(x, int)}
+    return found[::-1]
+
+
 def _avals(ops: Sequence[Op]) -> dict[int, Any]:
     """Shape and dtype of what the operations result in."""
     return {x: aval for op in ops for x, aval in zip(op.outputs, op.out_avals, strict=True)}
