@@ -7,7 +7,6 @@ same walk, with a `Context` that has no memory, finds out what memory the progra
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -331,9 +330,6 @@ def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
     if op.name in RULES and not blocked:
         reason = ""  # its operands are whole already
     turned = op.name == "rev" or any(map(_is_turned, operands))
-    if op.name == "concatenate":  # as a frame with its mirrored rows and columns around it
-        sizes = [math.prod(shape) for shape in op.in_shapes]
-        turned = _is_turned(operands[np.argmax(sizes)])
     return [Whole(r, r.shape, turned=turned) for r in results], "whole", reason
 
 

@@ -9,9 +9,8 @@ import collections
 import dataclasses
 import functools
 import itertools
-import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.extend.core as jex
@@ -34,7 +33,7 @@ _IN_OTHER_WORDS = {
     ],
 }
 _CALL_PARAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-_ARRAYS = typing.get_args(jax.typing.ArrayLike)  # Python's numbers among them
+_ARRAYS = get_args(jax.typing.ArrayLike)  # Python's numbers among them
 # Elements; larger values are not evaluated while tracing. A matrix that halves 4K has 2**23.
 _LARGEST_STATIC = 1 << 24
 
