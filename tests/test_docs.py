@@ -94,6 +94,7 @@ def test_the_site_builds(root, tmp_path):
     assert run.returncode == 0, run.stderr
     api = (tmp_path / "api" / "index.html").read_text()
     assert 'id="bc_jax.policy.reinforce_loss"' in api
+    assert "Fraction of the blocks to execute" in api  # a comment beside a field
     assert (
         'href="../api/#bc_jax.policy.reinforce_loss"'
         in (tmp_path / "derivation" / "index.html").read_text()
