@@ -104,7 +104,7 @@ class BlockConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which frames are gone through."""
+    """Which frames are run."""
 
     # A video file, a folder of images, a camera ("camera:0"), the shipped clip "pedestrians",
     # generated clips ("street:val/0-99?camera=fixed") or Cityscapes' ("cityscapes:ROOT/val").
@@ -113,10 +113,10 @@ class DataConfig:
     size: tuple[int, int] | None = None
     # The first frame that is used, from 0.
     start: int = 0
-    # How many frames are used; None goes on to the end. A run in its first pass can be gone on
-    # with with more of them.
+    # How many frames are used; None goes on to the end. A run that is still in its first pass can
+    # continue with more of them.
     frames: int | None = None
-    # How often the clip is gone through in training.
+    # How often training runs through the clip.
     passes: int = 1
     # Streams run together, each on its own stretch of the clip.
     streams: int = 1
@@ -164,8 +164,8 @@ class EvaluateConfig:
     target: float | None = None
     # Several such fractions in its place; each has rows of its own, named as in learned@0.3.
     targets: tuple[float, ...] = ()
-    # What is measured on; None is data.source. One of its own is gone through from its beginning
-    # to its end where start and frames are None.
+    # What is measured on; None is data.source. A source given here is measured from beginning to
+    # end where start and frames are None.
     source: str | None = None
     # The first frame that is measured, counted in the source; None is data.start.
     start: int | None = None
@@ -183,7 +183,8 @@ class EvaluateConfig:
     video_frames: int = 100
     # Frames per second of that video.
     video_fps: float = 10.0
-    # Colours of the classes: the data set's usual ones, or ones that all eyes tell apart.
+    # Colours of the classes: the data set's usual ones, or ones that colour-blind people can tell
+    # apart too.
     colours: Literal["usual", "distinct"] = "usual"
 
     def __post_init__(self):

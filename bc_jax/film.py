@@ -96,8 +96,8 @@ class Film:
             _save(self.picture(self._batch), self._wanted.last)
             count = len(self._row.measurements)
             warnings.warn(
-                f"{self._wanted.last.name} shows the last frame, {count - 1}: of those that were "
-                f"wanted none came in the {count} measured",
+                f"{self._wanted.last.name} shows the last frame, {count - 1}: the one asked for is "
+                f"not in the {count} measured",
                 stacklevel=2,
             )
 

@@ -301,7 +301,7 @@ def _plot(draw: Callable[[Path], object], alt: str) -> str:
         try:
             draw(path)
         except ImportError:
-            return "<p>Plots need Matplotlib: pip install 'bc_jax[video]'</p>"
+            return "<p>Plots need Matplotlib: pip install matplotlib</p>"
         return _picture(path, alt)
 
 

@@ -102,7 +102,7 @@ def notes(evaluation: Evaluation) -> str:
             "is part of 'network'; 'all' executes all."
         )
     if "learned" in policies and matched:
-        lines.append(f"{', '.join(matched)}: in each frame as many blocks as 'learned' executed.")
+        lines.append(f"{', '.join(matched)}: as many blocks in each frame as 'learned' executed.")
     lines += [f"Warning: {each}" for each in warnings(evaluation, evaluation.results())]
     return "\n".join(lines)
 
@@ -117,7 +117,7 @@ def warnings(evaluation: Evaluation, rows: list[dict]) -> list[str]:
         if abs(executed - target) > _FAR * target:
             remedy = "give it more frames to learn from"
             if evaluation.policy(name, target).objective == "paper":
-                remedy = "the paper's cost settles beside it; policy.objective constrained holds it"
+                remedy = "the paper's cost settles near it; policy.objective constrained holds it"
             said.append(
                 f"'{name}' executed {executed:.3f} of the blocks, and its target is {target:g}: "
                 f"{remedy}"
@@ -142,15 +142,15 @@ def _untimed(evaluation: Evaluation, rows: list[dict]) -> list[str]:
     if DENSE in names:
         frames, warm_up = len(evaluation.dense_row.measurements), evaluation.config.evaluate.warm_up
         return [
-            f"there are no times: of the {frames} frames measured all that count are among the "
-            f"first {warm_up}, evaluate.warm_up, whose times are left out; give evaluate.frames "
-            "above that, or a lower evaluate.warm_up"
+            f"there are no times: of the {frames} frames measured, none that counts comes after "
+            f"the first {warm_up} (evaluate.warm_up), whose times are left out; raise "
+            "evaluate.frames, or lower evaluate.warm_up"
         ]
     if names:
         shown = ", ".join(f"'{name}'" for name in names)
         return [
             f"there are no times of {shown}: something was compiled for each frame after the "
-            "warm-up; give evaluate.frames more"
+            "warm-up; raise evaluate.frames"
         ]
     return []
 

@@ -2,7 +2,7 @@
 
 Frame by frame: the policy picks blocks, the network runs on them, and at every few frames the
 policy learns from what changed. The folder of the run (runs/NAME) gets metrics.csv, checkpoints and
-report.html; a run that was stopped goes on where its last checkpoint stands, bit for bit. Compiled
+report.html; a run that was stopped continues from its last checkpoint, bit for bit. Compiled
 programs are kept in ~/.cache/bc_jax ($BC_JAX_CACHE names another folder, 'off' none).
 
 A config with a `task` trains the network itself, see `bc_jax/supervised/run.py`.

@@ -1,6 +1,6 @@
 """A Hugging Face backbone with a dense head of one's own, block-sparse in time.
 
-    pip install 'bc_jax[hugging-face]'
+    pip install 'transformers>=4.57,<5'
     python examples/accelerate_hugging_face.py --checkpoint microsoft/resnet-18
 
 Transformers has Flax models up to its version 4. Without --checkpoint the backbone is a small one
@@ -20,7 +20,7 @@ from bc_jax.data import open_source
 try:
     from transformers import FlaxResNetModel, ResNetConfig
 except ImportError as error:
-    raise SystemExit(f"{error}: pip install 'bc_jax[hugging-face]'") from error
+    raise SystemExit(f"{error}: pip install 'transformers>=4.57,<5'") from error
 
 # Of a picture's channels [1, 1, 1, 3].
 MEAN, STD = np.float32([[[[0.485, 0.456, 0.406]]]]), np.float32([[[[0.229, 0.224, 0.225]]]])

@@ -470,6 +470,6 @@ def test_the_weights_for_streets_know_a_street():
         logits = jax.jit(network.apply_fn)(network.params, frame.image[None])
         found = np.asarray(pixel_classes(logits, frame.labels.shape))[0]
         matrix = matrix + confusion(found, frame.labels, classes=19)
-    # Three frames have few of the rare classes; over 100 the mean is in weights/README.md.
+    # Three frames have few of the rare classes; over 100 the mean is in docs/own-weights.md.
     assert miou(matrix) > 0.5
     assert np.trace(matrix) > 0.9 * matrix.sum()

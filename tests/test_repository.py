@@ -85,6 +85,13 @@ def test_sources_hold_no_unfinished_work(root):
     assert not found
 
 
+def test_messages_name_packages_that_pip_finds(root):
+    # bc_jax is installed from its clone: "pip install bc_jax[extra]" asks a registry.
+    asks = re.compile(r"pip install '?bc_jax")
+    for path in [*(root / "bc_jax").rglob("*.py"), *(root / "examples").glob("*.py")]:
+        assert not asks.search(path.read_text(encoding="utf-8")), path
+
+
 def modules():
     """Every module of the package."""
     yield bc_jax

@@ -1,4 +1,4 @@
-"""Clips played side by side in N streams, and the position to go on from."""
+"""Clips played side by side in N streams, and the position to continue from."""
 
 from collections.abc import Iterator, Sequence
 from os import PathLike

@@ -126,7 +126,7 @@ class TrainingBatches(Iterator[Examples]):
         try:
             import grain
         except ImportError as error:
-            raise ImportError("training batches need grain: pip install 'bc_jax[data]'") from error
+            raise ImportError("training batches need grain: pip install grain") from error
 
         source = open_labelled(spec, size=size)
         if source.labelled == "last" and frames_per_clip > 1:

@@ -82,7 +82,7 @@ def _opened(name: str, file: str, device_format: str | None = None):
     try:
         import av
     except ImportError as error:
-        raise ImportError("reading video needs PyAV: pip install 'bc_jax[video]'") from error
+        raise ImportError("reading video needs PyAV: pip install av") from error
     try:
         container = av.open(file, format=device_format)
     except (av.error.FFmpegError, OSError) as error:

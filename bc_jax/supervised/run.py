@@ -1,7 +1,7 @@
 """A run that trains a network with labels: loop, checkpoints, and the weights it leaves behind.
 
 The folder of the run (runs/NAME) gets checkpoints, metrics.csv, weights.npz, validation.json and
-report.html. A run that was stopped goes on where its last checkpoint stands, bit for bit.
+report.html. A run that was stopped continues from its last checkpoint, bit for bit.
 """
 
 import contextlib

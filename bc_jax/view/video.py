@@ -145,5 +145,5 @@ def _pyav():
     try:
         import av
     except ImportError as error:
-        raise ImportError("writing video needs PyAV: pip install 'bc_jax[video]'") from error
+        raise ImportError("writing video needs PyAV: pip install av") from error
     return av
