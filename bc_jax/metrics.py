@@ -51,6 +51,9 @@ def class_iou(matrix: ArrayLike) -> np.ndarray:
 
     Returns:
       float64 [classes] in [0, 1]; NaN where a class is neither in the target nor predicted.
+
+    Raises:
+      ValueError: the matrix is not square.
     """
     matrix = np.asarray(matrix, np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
@@ -65,8 +68,8 @@ def miou(matrix: ArrayLike, *, classes: int | None = None) -> float:
 
     Args:
       matrix: [classes, classes] from `confusion`.
-      classes: only the first so many enter the mean, all others are but wrong predictions (such
-        as the background, which Cityscapes' labels have not); None: all enter.
+      classes: only the first so many enter the mean, others only count as wrong predictions
+        (such as the background, which Cityscapes' labels lack); None: all enter.
     """
     ious = class_iou(matrix)[:classes]
     there = ious[~np.isnan(ious)]
@@ -128,7 +131,11 @@ def _right(overlaps: np.ndarray, iou: float) -> np.ndarray:
 
 
 def agreement(prediction: ArrayLike, target: ArrayLike) -> float:
-    """Share of places, in [0, 1], where two arrays of the same shape are equal."""
+    """Share of places, in [0, 1], where two arrays of the same shape are equal.
+
+    Raises:
+      ValueError: the shapes differ, or the arrays are empty.
+    """
     prediction, target = _same_shape(prediction, target)
     if not prediction.size:
         raise ValueError("agreement of nothing: the arrays are empty")
@@ -139,8 +146,11 @@ def percentiles(values: ArrayLike, at: Sequence[float] = (10, 50, 90)) -> dict[s
     """Percentiles as `{'p10': ..., 'p50': ..., 'p90': ...}`; the median is robust against pauses.
 
     Args:
-      values: one number a frame, such as milliseconds; at least one.
+      values: one number per frame, such as milliseconds.
       at: which percentiles, in [0, 100].
+
+    Raises:
+      ValueError: there are no values.
     """
     values = np.asarray(values, np.float64).ravel()
     if not values.size:

@@ -37,6 +37,16 @@ class Runner:
 
     The state, `runner.state`, is an explicit pytree: save it, put it back, give it to another. It
     is that of the last frame until the next one is run, which writes into it.
+
+    Attributes:
+        steps: the pieces of a frame, `Steps`; `steps.sparse` is the block-sparse network.
+        learning: whether the policy learns; it can be set.
+        outcome: of the last frame: `grid`, the blocks executed, and `gain`, what each has gained,
+            both [N, Gh, Gw]. None before the first, as `decision` is.
+        decision: of the last frame: `scores`, the blocks' logits, and `sampled`, the blocks drawn.
+        metrics: of the last frame that was learnt from, name -> float32 scalar.
+        times: seconds that the last frame's parts took: `policy`, `network`, `learning`.
+        compiled: what the last frame was the first to need, and so what it compiled.
     """
 
     def __init__(
@@ -88,6 +98,11 @@ class Runner:
             timed: whether to wait for each part, so that `times` has what it took. Without, a GPU
                 works ahead, and only the count of blocks is waited for.
             on_compile: told what is about to be compiled.
+
+        Raises:
+            ValueError: `policy` names none, or `target`, `train_interval`, `capacity_steps` or
+                `block_size` is out of range.
+            TypeError: `apply_fn` or `logits` is no function, or `gain` no `Gain`.
         """
         if capacity_steps < 1:
             raise ValueError(f"capacity_steps is {capacity_steps}; it is 1 or more")
@@ -165,8 +180,9 @@ class Runner:
             writes into them: copy what you keep.
 
         Raises:
-            ValueError: frames of another shape than the first ones', or not of whole blocks; or
-                `reset` has not one value for each stream; or see `Steps.init`.
+            ValueError: frames of another shape or dtype than the first ones', or not of whole
+                blocks; `reset` has not one value for each stream; `capacity` is not from 1 to all
+                blocks, or a share of them; or see `Steps.init`.
             TypeError: frames are several arrays.
         """
         frames = one_array(frames)

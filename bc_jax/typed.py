@@ -17,7 +17,7 @@ class ConfigError(ValueError):
 
 
 def to_json(config: Any) -> str:
-    """A config, or one of its parts, as JSON that `decode_json` reads back unchanged."""
+    """A config, or one of its parts, as JSON that `from_json` reads back unchanged."""
     return json.dumps(dataclasses.asdict(config), indent=2, allow_nan=False)
 
 

@@ -43,7 +43,10 @@ def information_gain_segmentation(
 
 
 def total_variation_gain(prev: jax.Array, new: jax.Array, *, scale: float = 1.0) -> jax.Array:
-    """Returns 1/2 * sum_c |p_{t-1,c} - p_t,c| of every pixel, in [0, 1]; see the gain above."""
+    """Returns 1/2 * sum_c |p_{t-1,c} - p_t,c| of every pixel, in [0, 1].
+
+    Arguments, shapes and errors as for `information_gain_segmentation`.
+    """
     _check_outputs(prev, new)
     p = jax.nn.softmax(_strided(prev, scale).astype(jnp.float32), axis=-1)
     q = jax.nn.softmax(_strided(new, scale).astype(jnp.float32), axis=-1)
@@ -51,9 +54,10 @@ def total_variation_gain(prev: jax.Array, new: jax.Array, *, scale: float = 1.0)
 
 
 def class_change_gain(prev: jax.Array, new: jax.Array, *, scale: float = 1.0) -> jax.Array:
-    """Returns 1 where a pixel's most probable class changed, else 0; see the gain above.
+    """Returns 1 where a pixel's most probable class changed, else 0.
 
-    Not-a-number anywhere in a pixel's outputs makes its gain not-a-number.
+    Arguments, shapes and errors as for `information_gain_segmentation`. Not-a-number anywhere in a
+    pixel's outputs makes its gain not-a-number.
     """
     _check_outputs(prev, new)
     prev, new = _strided(prev, scale), _strided(new, scale)
@@ -70,12 +74,12 @@ def _tiles(gain: jax.Array, grid_shape: tuple[int, int]) -> jax.Array:
 
 
 def block_max(gain: jax.Array, grid_shape: tuple[int, int]) -> jax.Array:
-    """Returns each block's maximum: [N, h, w] -> [N, Gh, Gw]."""
+    """Returns each block's maximum: [N, h, w] -> [N, Gh, Gw]; ValueError if blocks do not fit."""
     return _tiles(gain, grid_shape).max(axis=(2, 4))
 
 
 def block_mean(gain: jax.Array, grid_shape: tuple[int, int]) -> jax.Array:
-    """Returns each block's mean: [N, h, w] -> [N, Gh, Gw]."""
+    """Returns each block's mean: [N, h, w] -> [N, Gh, Gw]; ValueError if blocks do not fit."""
     return _tiles(gain, grid_shape).mean(axis=(2, 4))
 
 

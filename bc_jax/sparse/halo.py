@@ -180,8 +180,8 @@ def exchange_halo(
 
     Args:
         tiles: [K, h, w, *rest], this frame's executed blocks.
-        memory: what is kept of the tensor's blocks, zeros of `memory_shape` at first, for a halo
-            at least as wide as this one.
+        memory: what is kept of the tensor's blocks, for a halo at least as wide as this one; zeros
+            of `bc_jax.sparse.halo.memory_shape` at first.
         blocks: the executed blocks.
         halo: how many pixels to add at each side.
         pad_value: stands for everything outside the image.

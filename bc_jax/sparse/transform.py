@@ -151,7 +151,7 @@ class BlockCopy:
     def advance(
         self, params, state: FrameState, frames, grid=None, *, capacity: int | None = None
     ) -> FrameState:
-        """As a call, and returns the state alone: a compiled program need not copy its outputs."""
+        """As a call, with its errors; returns the state alone, so that outputs are not copied."""
         frames, grid = one_array(frames), None if grid is None else _array(grid)
         grid_shape = self.grid_shape(frames)
         check_call(state, frames, grid, grid_shape)
