@@ -107,15 +107,25 @@ def plot_roofline(path: Path, rows: list[dict]) -> Path:
     roof = np.minimum(compute, x * bandwidth) / 1e9
     said = f"{compute / 1e9:.3g} GMAC/s, {bandwidth / 1e9:.3g} GB/s (measured)"
     axes.plot(x, roof, color="#444444", linewidth=1.5, label=said)
-    axes.set(xscale="log", yscale="log", xlabel="multiply-accumulates a byte", ylabel="GMAC/s")
+    axes.set(xscale="log", yscale="log", xlabel="multiply-accumulates per byte", ylabel="GMAC/s")
     axes.set_title(f"Convolutions of {case_of(rows[0])} (area: share of their time)")
     legend_below(axes, 3)
     return save_figure(figure, path)
 
 
+# What `benchmarks.scaling` changes, as the axes are named.
+_CHANGES = {
+    "fraction": "executed fraction of the blocks",
+    "size": "height x width of the frames (pixels)",
+    "streams": "streams",
+    "block": "side of a block (pixels)",
+    "dtype": "type",
+}
+
+
 def plot_scaling(path: Path, rows: list[dict]) -> Path:
     """Milliseconds against what was changed, a panel for each axis of `benchmarks.scaling`."""
-    axes_of = {name: [row for row in rows if row["axis"] == name] for name in ("fraction", "size", "streams", "block", "dtype")}  # fmt: skip  # noqa: E501
+    axes_of = {name: [row for row in rows if row["axis"] == name] for name in _CHANGES}
     axes_of = {name: found for name, found in axes_of.items() if len(found) > 1}
     figure, panels = new_figure((9, 2.2 * len(axes_of)), rows=len(axes_of), sharex=False)
     for (name, found), axes in zip(axes_of.items(), panels, strict=True):
@@ -123,9 +133,12 @@ def plot_scaling(path: Path, rows: list[dict]) -> Path:
         labels = [_value(row, name) for row in found]
         for number, kind in enumerate(("dense", "sparse")):
             values = [row[f"{kind}_ms"] for row in found]
-            axes.plot(labels, values, color=COLOURS[number], marker="os"[number], label=kind)
-        axes.set(ylabel="ms", xlabel=name if name != "size" else "height x width", ylim=(0, None))
-    panels[0].set_title(f"A frame of all streams: {rows[0]['model']}")
+            style = {"color": COLOURS[number], "marker": "os"[number]}
+            style["linestyle"] = "" if name == "dtype" else "-"  # nothing lies between types
+            axes.plot(labels, values, label=kind, **style)
+        axes.set(ylabel="ms per frame", xlabel=_CHANGES[name])
+        axes.set_ylim(0, 1.1 * max(max(row["dense_ms"], row["sparse_ms"]) for row in found))
+    panels[0].set_title(f"Time per frame, all streams together: {rows[0]['model']}")
     panels[0].legend(frameon=False, loc="lower right")
     return save_figure(figure, path)
 
