@@ -89,9 +89,9 @@ class BlockConfig:
     # Whether every frame executes the target's share of the blocks exactly, as one program: the
     # same cost each time, and what a GPU is fastest with.
     fixed: bool = False
-    # Whether the first frame compiles all that is needed, and another thread the capacities that
-    # show up later: no other frame waits for a compiler, as a camera's must not. A frame then runs
-    # in a larger program where its own is not there yet, which rounds differently.
+    # Whether the first frame compiles what every stream needs, and another thread the other
+    # capacities when they are first needed, so that no other frame waits for the compiler. A frame
+    # whose own program is not there yet runs in a larger one, which rounds differently.
     background: bool = False
 
     def __post_init__(self):
@@ -138,9 +138,9 @@ class DataConfig:
 class TrainConfig:
     """When the policy learns, and what a training run leaves behind."""
 
-    # The policy is updated at every n-th frame (the paper: 4, and 3 for segmentation).
+    # The policy learns from every n-th frame (the paper: 4, and 3 for segmentation).
     train_interval: int = 3
-    # A checkpoint is written every so many frames, and at the end.
+    # A checkpoint is written after every so many frames, and at the end.
     checkpoint_every: int = 200
     # How many checkpoints are kept, the newest ones.
     keep: int = 3
@@ -307,7 +307,7 @@ def from_command_line(
     """Reads `--config FILE`, overrides of any field, and a script's own arguments.
 
     `--policy.target 0.3` overrides the file's value; `--help` lists every field with the file's
-    value as the default. What cannot be is said on stderr, and the exit code is 2.
+    value as the default. An error is written to stderr, and the exit code is 2.
 
     Args:
       description: what `--help` says first, a script's `__doc__`.
@@ -319,7 +319,7 @@ def from_command_line(
       The config, and an instance of `extra` (None where there is none).
 
     Raises:
-      SystemExit: 0 after `--help`, 2 for an argument that cannot be.
+      SystemExit: 0 after `--help`, 2 for an invalid argument.
     """
     import tyro
 

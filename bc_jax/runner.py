@@ -45,7 +45,8 @@ class Runner:
             both [N, Gh, Gw]. None before the first, as `decision` is.
         decision: of the last frame: `scores`, the blocks' logits, and `sampled`, the blocks drawn.
         metrics: of the last frame that was learnt from, name -> float32 scalar.
-        times: seconds that the last frame's parts took: `policy`, `network`, `learning`.
+        times: seconds that the last frame's parts took: `policy`, `network`, `learning`; with a
+            `capacity`, all of it is `network`.
         compiled: what the last frame was the first to need, and so what it compiled.
     """
 
@@ -78,18 +79,18 @@ class Runner:
             policy: settings of a policy that learns; None takes the default for `target`; or the
                 name of one that does not: all, none, random, static, difference, oracle.
             target: fraction of the blocks to execute, where `policy` does not say it.
-            train_interval: the policy learns at every so many frames.
+            train_interval: the policy learns from every `train_interval`-th frame.
             learning: False only applies what was learnt.
-            capacity_steps: programs are compiled for so many sizes, each when first needed.
-            capacity: blocks to execute in every frame, over all streams, or a float, their share of
-                all blocks; but for frames in which a stream begins. Then a frame is one program, of
-                a cost that is always the same, and nothing is read back. What the policy leaves of
-                it goes to its next choices, and what it wants beyond waits. None executes what the
-                policy wants.
-            background: compile in the first frame all that every stream needs, and in another
-                thread the network for the sizes that show up later. Until a frame's own program is
-                there it runs in that of the next larger size, which gives the same but for
-                rounding. So no frame but the first waits for a compiler.
+            capacity_steps: how many sizes programs are compiled for, each when first needed.
+            capacity: blocks to execute in every frame but those in which a stream begins: their
+                number over all streams, or, as a float, their share of all blocks. A frame is then
+                one program whose cost is always the same, and nothing is read back. Where fewer
+                blocks are sampled, the next most probable fill it; where more are, the least
+                probable wait. None executes what is sampled.
+            background: compile what every stream needs in the first frame, and the network for
+                other sizes in another thread when they are first needed. Until a frame's own
+                program is there it runs in that of the next larger size, which gives the same but
+                for rounding. So no frame but the first waits for the compiler.
             logits: from the network's outputs to logits [N, h, w, classes], where the network
                 returns something else.
             gain: how to measure what blocks gain, for outputs that are not class logits; None
@@ -97,7 +98,7 @@ class Runner:
             seed: of the policy's parameters and sampling.
             timed: whether to wait for each part, so that `times` has what it took. Without, a GPU
                 works ahead, and only the count of blocks is waited for.
-            on_compile: told what is about to be compiled.
+            on_compile: called with the name of what is about to be compiled.
 
         Raises:
             ValueError: `policy` names none, or `target`, `train_interval`, `capacity_steps` or

@@ -108,16 +108,16 @@ class BlockCopy:
         )()
 
     def prepare(self, params, frames) -> Prepared:
-        """What is computed of the parameters alone, which need not be done for each frame.
+        """Compute once what depends on the parameters alone, and not in each frame.
 
-        Batch norm becomes part of the kernels before it, so that results differ by rounding.
+        Batch norm is folded into the kernels before it, so that results differ by rounding.
 
         Args:
             params: the network's parameters.
             frames: [N, H, W, C]; only shape and dtype matter.
 
         Returns:
-            What can stand for `params` wherever a frame of this shape is run; of no other use.
+            What takes the place of `params` for frames of this shape and dtype; of no other use.
         """
         traced = self._trace(params, frames)
         if isinstance(params, Prepared):

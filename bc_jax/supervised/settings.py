@@ -34,7 +34,7 @@ class TaskConfig:
     crops_per_frame: int = 1
     # Batches in a row that a clip serves: a generated one takes long to lay out.
     batches_per_clip: int = 1
-    # Processes that prepare batches ahead; 0 prepares them in between.
+    # Processes that prepare batches ahead; 0 prepares them between the steps.
     workers: int = 1
     # What moves the parameters; sgd has Nesterov's momentum.
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -46,7 +46,7 @@ class TaskConfig:
     schedule: Literal["cosine", "poly"] = "cosine"
     # Decay of the kernels; of nothing else.
     weight_decay: float = 1e-2
-    # Of sgd.
+    # Momentum of sgd.
     momentum: float = 0.9
     # Share of the old in each step of the weights' running average, which is what is validated
     # and kept; 0 keeps the weights themselves.
@@ -57,14 +57,15 @@ class TaskConfig:
     # The loss takes one pixel of each square of this side, another one in each step; 2 is faster
     # than 1, which takes all, where the network's classes are coarser anyway.
     loss_stride: int = 1
-    # The mIoU is measured at every so many steps, and at the end.
+    # The mIoU is measured after every so many steps, and at the end.
     validate_every: int = 250
     # The labelled clips that it is measured on.
     validation: str = "street:val"
     # Their frames' height and width; None keeps the source's.
     validation_size: tuple[int, int] | None = None
-    # How many frames on the way and at the end: last ones of clips, spread over the source.
+    # How many frames it is measured on along the way: last ones of clips, spread over the source.
     validation_frames: int = 20
+    # How many at the end.
     final_frames: int = 100
     # What weights.npz holds; float16 is half the size, and is read back as float32.
     weights_dtype: Literal["float32", "float16"] = "float32"
