@@ -413,6 +413,6 @@ def test_rows_without_times_are_told():
     assert said(dense=3, all=3, random=2) == []
     (warm_up,) = said(dense=0, all=0, random=0)
     assert "of the 8 frames measured" in warm_up
-    assert "the first 10, evaluate.warm_up" in warm_up
+    assert "the first 10 (evaluate.warm_up)" in warm_up
     (compiling,) = said(dense=3, all=3, random=0)
     assert "no times of 'random'" in compiling
