@@ -1,4 +1,4 @@
-"""Sums of matrices' rows."""
+"""Sums of matrices' rows, and vectors that go with each row."""
 
 import math
 
@@ -21,6 +21,15 @@ def sum_rows(*matrices: jax.Array) -> tuple[jax.Array, ...]:
         # Several at once: each by itself takes XLA longer than all of them.
         matrices = jax.lax.reduce(parts, zeros, _add, (1,))
     return tuple(jnp.sum(matrix, axis=0) for matrix in matrices)
+
+
+def for_all_rows(*vectors: jax.Array) -> tuple[jax.Array, ...]:
+    """Vectors that were put together of shorter ones, to go with the rows that are summed.
+
+    A CPU then reads them as they are. XLA would read the shorter ones in their place, by a
+    remainder for each number, and a sum in such a loop takes its numbers one by one.
+    """
+    return tuple(jax.lax.optimization_barrier(vectors)) if backend.on_cpu() else vectors
 
 
 def _add(these, those):

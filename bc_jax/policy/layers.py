@@ -72,6 +72,7 @@ def _scale_rows(matrix, gain, shift, rectify):
 
 
 def _scale_forward(matrix, gain, shift, rectify):
+    gain, shift = lowering.for_all_rows(gain, shift)
     return _scale_rows(matrix, gain, shift, rectify), (matrix, gain, shift)
 
 
