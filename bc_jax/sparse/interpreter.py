@@ -16,6 +16,7 @@ from bc_jax.sparse import halo as halos
 from bc_jax.sparse.blocks import Blocks, split
 from bc_jax.sparse.borders import Border, surround
 from bc_jax.sparse.halo import Halo
+from bc_jax.sparse.places import axes_after
 from bc_jax.sparse.plan import Plan, Ready, Record
 from bc_jax.sparse.program import Constant, Op, Program
 from bc_jax.sparse.rules import RESIZES, RULES, finish_resize, run_joined
@@ -243,7 +244,7 @@ class Context:
         """A frame-like whole value as tiles, with N, H and W at `axes`; None if it is not one."""
         if isinstance(value, Blocked):
             return value
-        if not varies(value) or value.turned:
+        if not varies(value) or value.turned or value.axes not in (None, axes):
             return None
         n, gh, gw = self.blocks.grid_shape
         shape = value.shape
@@ -323,14 +324,15 @@ def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
         return results, where, context.reason
     operands = [context.whole(x) if isinstance(x, Joined) else x for x in operands]
     if op.name == "broadcast_in_dim" and not any(isinstance(x, Blocked) for x in operands):
-        return [_spread(op, operands[0])], "whole" if moves else "constant", ""
+        return [_spread(op, operands)], "whole" if moves else "constant", ""
     results = op.bind(*[context.dense(context.finish(x)) for x in operands])
     if not moves:
         return results, "constant", ""
     if op.name in RULES and not blocked:
         reason = ""  # its operands are whole already
     turned = op.name == "rev" or any(map(_is_turned, operands))
-    return [Whole(r, r.shape, turned=turned) for r in results], "whole", reason
+    axes = axes_after(op, operands)
+    return [Whole(r, r.shape, turned=turned, axes=axes) for r in results], "whole", reason
 
 
 def _is_turned(value) -> bool:
@@ -347,14 +349,15 @@ def _by_rule(context: Context, op: Op, operands: list) -> list | None:
     return None
 
 
-def _spread(op: Op, operand) -> Whole:
+def _spread(op: Op, operands: list) -> Whole:
     """A broadcast that is not carried out until it must be."""
-    shape = tuple(op.params["shape"])
+    operand, shape = operands[0], tuple(op.params["shape"])
     small = [1] * len(shape)
     array = jnp.asarray(operand.full if isinstance(operand, Whole) else operand)
     for axis, at in enumerate(op.params["broadcast_dimensions"]):
         small[at] = array.shape[axis]
-    return Whole(array.reshape(small), shape, varies(operand), _is_turned(operand))
+    turned, axes = _is_turned(operand), axes_after(op, operands)
+    return Whole(array.reshape(small), shape, varies(operand), turned, axes)
 
 
 def nbytes(tree) -> int:

@@ -135,12 +135,14 @@ class Whole:
         shape: the shape that the program sees.
         varies: whether it depends on the frame.
         turned: whether it was flipped, so that pixels do not lie in the block that they are of.
+        axes: where N, H and W stand in the program's shape; None where that is not known.
     """
 
     array: jax.Array
     shape: tuple[int, ...]
     varies: bool = True
     turned: bool = False
+    axes: tuple[int, int, int] | None = None
 
     @property
     def full(self) -> jax.Array:

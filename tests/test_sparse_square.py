@@ -1,0 +1,78 @@
+"""Frames as high as they are wide, in which sizes do not tell rows from columns.
+
+What runs on whole frames and is turned on its side, or not: a block that is executed has this
+frame's results, at its own place.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from zoo import assert_close, conv
+
+import bc_jax
+
+SIDE, BLOCK, C = 16, 4, 4
+MATRIX = np.random.default_rng(0).normal(size=(C, C)).astype(np.float32)
+
+
+def whole(x):
+    """The values themselves, by an operation that runs on whole frames."""
+    once = (1,) * x.ndim
+    return lax.reduce_window(x, 0.0, lambda a, b: a + 1.0 * b, once, once, "VALID")
+
+
+def dense(x):
+    return (whole(x).swapaxes(1, 2) @ MATRIX).swapaxes(1, 2)
+
+
+def heads(x):
+    x = whole(x.swapaxes(1, 2)).reshape(-1, SIDE, SIDE, 2, C // 2)
+    x = jnp.einsum("nhwgc,cd->nhwgd", x, MATRIX[:2, :2]).reshape(-1, SIDE, SIDE, C)
+    return (x @ MATRIX).swapaxes(1, 2)
+
+
+def convolved(x):
+    return conv(whole(x).swapaxes(1, 2), MATRIX[None, None]).swapaxes(1, 2)
+
+
+def channels_first(x):
+    x = conv(whole(x).transpose(0, 3, 2, 1), MATRIX[None, None], layout="NCHW")
+    return x.transpose(0, 3, 2, 1)
+
+
+def pooled(x):
+    x = jnp.tanh(whole(x)).swapaxes(1, 2) + MATRIX[None, None, :1]
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+def along_one_axis(x):
+    """Attention along columns, as PyTorch's has it: axes are exchanged before and after."""
+    x = x.swapaxes(1, 2)
+    scores = jnp.einsum("nhqc,nhkc->nhqk", x, x) - 1e9 * (1 - jnp.eye(SIDE))[None, None]
+    mixed = jnp.einsum("nhqk,nhkc->nhqc", jax.nn.softmax(scores), x) @ MATRIX
+    return (x + mixed).swapaxes(1, 2)
+
+
+def rows_of_pixels(x):
+    x = whole(x).mean(axis=3).swapaxes(1, 2)
+    return jnp.stack([x, -x], axis=-1) @ MATRIX[:2]
+
+
+@pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
+@pytest.mark.parametrize(
+    "network",
+    [dense, heads, convolved, channels_first, pooled, along_one_axis, rows_of_pixels],
+)
+def test_an_executed_block_is_this_frames(network):
+    rng = np.random.default_rng(1)
+    before = rng.random((2, SIDE, SIDE, C), np.float32)
+    place = (slice(1, 2), slice(0, BLOCK), slice(2 * BLOCK, 3 * BLOCK))
+    frames, grid = before.copy(), np.zeros((2, 4, 4), bool)
+    frames[place], grid[1, 0, 2] = rng.random((1, BLOCK, BLOCK, C)), True
+    sparse = bc_jax.blockcopy(lambda _, x: network(x), BLOCK)
+    run = jax.jit(sparse.advance)
+    state = run(None, sparse.init(None, before), before)
+    state = run(None, state, frames, grid)
+    assert_close(state.outputs, network(frames))
