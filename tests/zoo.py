@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 N, H, W = 3, 32, 48
 # What batch norm's scales and variances are called, in Flax and in Keras.
@@ -478,6 +479,53 @@ def stacked(p, x):
     return jnp.stack([first, sum(others)], axis=1), conv(written + pairs, p["b"])
 
 
+def filled(p, x):
+    # Channels of one value each: zeros, a parameter, a mean of the frame.
+    x = conv(x, p["a"], 2)
+    mean = jnp.broadcast_to(x.mean(axis=(1, 2, 3), keepdims=True), (*x.shape[:3], 2))
+    bias = jnp.broadcast_to(p["bias"][None, None, None, :1], (*x.shape[:3], 3))
+    y = jnp.concatenate([jnp.zeros((*x.shape[:3], 3), x.dtype), x, mean, bias], axis=-1)
+    return conv(y[..., 2:8], p["b"]), y
+
+
+def written_channels(p, x):
+    # Single channels that are written, also where they come first; several at a known place.
+    x = conv(x, p["a"], 2)
+    y = x.at[..., 0].set(0.5).at[..., -1].add(2 * x[..., 1]).transpose(0, 3, 1, 2)
+    y = y.at[:, 3].multiply(jnp.linspace(0, 1, x.shape[1], dtype=x.dtype)[None, :, None])
+    y = jax.lax.dynamic_update_slice_in_dim(y, jnp.tanh(y[:, 2:4]), 4, axis=1)
+    pairs = x.reshape(*x.shape[:3], 3, 2)
+    return conv(y, p["b"], layout="NCHW"), pairs.at[..., 1, :].set(pairs[..., 0, :])
+
+
+def grouped_products(p, x):
+    # A matrix for each group of channels, of pixels and of tokens.
+    x = conv(x, p["a"], 2)
+    n, h, w, _ = x.shape
+    groups = p["b"][0, :2, :, :3].transpose(0, 2, 1)  # [2, 3, 6]
+    y = jnp.einsum("nhwgc,gcd->nhwgd", x.reshape(n, h, w, 2, 3), groups)
+    tokens = jnp.einsum("dgc,ntgc->ndtg", groups.transpose(2, 0, 1), x.reshape(n, h * w, 2, 3))
+    flat = jnp.einsum("bgc,gcd->bgd", x.reshape(-1, 2, 3), jnp.broadcast_to(groups[:1], (2, 3, 6)))
+    mapped = jax.vmap(jnp.matmul, in_axes=(3, 0), out_axes=1)(x.reshape(n, h, w, 2, 3), groups)
+    return y, tokens, flat.reshape(n, h, w, 12), mapped.transpose(0, 2, 3, 1, 4)
+
+
+def strips(p, x):
+    # Rows and columns that are pooled, as coordinate attention and strip pooling do.
+    x = conv(x, p["a"], 2)
+    rows = jax.nn.sigmoid(conv(x.mean(axis=2, keepdims=True), p["b"]))
+    columns = jax.nn.sigmoid(conv(x.max(axis=1, keepdims=True), p["b"]))
+    return conv(x * rows * columns, p["b"]), x.transpose(0, 3, 2, 1).sum(axis=(1, 2))
+
+
+def by_name(p, x):
+    # What a compiler is told; complex numbers.
+    x = checkpoint_name(conv(x, p["a"], 2), "stem")
+    x, bias = lax.optimization_barrier((x, p["bias"]))
+    turned = lax.complex(x[..., :3], x[..., 3:]) * jnp.exp(0.5j)
+    return conv(x + bias[None, None, None], p["b"]), turned.real * turned.imag, jnp.abs(turned)
+
+
 def integer_frames(p, x):
     # Sums of bytes, in float16 on the way: rounding aside, what a camera's frames go through.
     x = jnp.where(x > 10, x, 0).astype(jnp.float32) / 255
@@ -555,6 +603,11 @@ PLAIN = {
         {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6), "head": (3, 3, 6, 4)},
         16,
     ),
+    "filled": (filled, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4), "bias": (6,)}, 16),
+    "written_channels": (written_channels, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4)}, (8, 16)),
+    "grouped_products": (grouped_products, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6)}, 16),
+    "strips": (strips, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6)}, (16, 8)),
+    "by_name": (by_name, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4), "bias": (6,)}, 16),
     "integer_frames": (integer_frames, {"a": (3, 3, 3, 6), "head": (3, 3, 6, 4)}, 16),
     "computed_places": (computed_places, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6)}, 16),
     "picked_places": (picked_places, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4)}, (8, 16)),
@@ -611,12 +664,16 @@ NONE += (
     quantised,
     own_activations,
     stacked,
+    written_channels,
+    grouped_products,
+    by_name,
 )
 MEAN = ("reduce_sum", "reshape", "square")
 FALLS_BACK = {f.__name__: () for f in NONE} | {
     "nnx": (),
     "keras": (),
     "squeeze_excite": MEAN,
+    "filled": MEAN,
     "whole_norms": MEAN,
     "pyramid_pooling": ("reduce_window_sum",),
     "aspp": MEAN,

@@ -8,13 +8,13 @@ what is made of them cost what the executed blocks cost.
 import jax.numpy as jnp
 
 from bc_jax import lowering
-from bc_jax.sparse.values import Blocked, Declined, Joined, Whole, varies
+from bc_jax.sparse.values import Blocked, Declined, Joined, varies
 
 
 def against_all(context, op, lhs, rhs) -> Blocked:
     """A batch of products of a blocked value, each pixel by itself, with all of another."""
     kept = keeps_apart(context, op, lhs, rhs)
-    if kept is None or not isinstance((lhs, rhs)[1 - kept], Blocked | Whole):
+    if kept is None or isinstance((lhs, rhs)[1 - kept], Joined):
         raise Declined("mixes pixels with pixels")
     return _product(context, op, kept, (lhs, rhs))
 
@@ -87,14 +87,15 @@ def _product(context, op, kept: int, operands) -> Blocked:
     x, other = operands[kept], operands[1 - kept]
     contract, batch = (pair[:: 1 - 2 * kept] for pair in op.params["dimension_numbers"])
     (stream, *space), pairs = x.axes, list(zip(*batch, strict=True))
-    streams = dict(pairs)[stream]
-    array = jnp.moveaxis(context.dense(other), streams, 0)
-    context.reads_all = True
-    many = len(array) > 1
-    array = array[context.blocks.coordinates[0]] if many else array[0]
+    streams, array, many = dict(pairs).get(stream), context.dense(other), False
+    context.reads_all = varies(other)
+    if streams is not None:
+        array = jnp.moveaxis(array, streams, 0)
+        many = len(array) > 1
+        array = array[context.blocks.coordinates[0]] if many else array[0]
 
     def moved(axis: int) -> int:
-        return axis + (axis < streams) - (not many)
+        return axis if streams is None else axis + (axis < streams) - (not many)
 
     apart = [(a, b) for a, b in pairs if a != stream]
     numbers = (
@@ -111,9 +112,9 @@ def _product(context, op, kept: int, operands) -> Blocked:
     # rows and columns, and the program perhaps one axis of them.
     own, others = _free(op, kept), [(b,) for b in _free(op, 1 - kept)]
     made = [*(stream,) * many, *(a for a, _ in apart), *(stream,) * (not many)]
-    made += [*space, *(a for a in own if a not in space), *others]
+    made += [*space, *(a for a in own if a not in x.axes), *others]
     wanted = [*batch[0], *(others + own if kept else own + others)]
     rest = [name for name in wanted if name not in x.axes]
-    first = made.index(space[0])
-    order = [made.index(stream), first, first + 1, *map(made.index, rest)]
+    first = 1 + len(apart)
+    order = [0 if many else len(apart), first, first + 1, *map(made.index, rest)]
     return x.new(jnp.transpose(tiles, order), tuple(wanted.index(a) for a in x.axes))

@@ -10,7 +10,7 @@ from bc_jax import lowering
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.joined import join
 from bc_jax.sparse.rules.registry import rule
-from bc_jax.sparse.values import Blocked, Declined, Whole
+from bc_jax.sparse.values import Blocked, Declined, Whole, plain
 
 
 def _after_removing(axes: tuple[int, ...], removed) -> tuple[int, ...]:
@@ -19,25 +19,26 @@ def _after_removing(axes: tuple[int, ...], removed) -> tuple[int, ...]:
 
 @rule("reduce_max", "reduce_min", "reduce_sum", "reduce_prod", "reduce_and", "reduce_or")
 def reduce(context, op, x):
-    """Over channels: on the tiles. Over all of space: each block's own part is remembered."""
+    """Over channels: on the tiles. Over space: blocks' own parts are remembered."""
     x = leader([x])
     axes = tuple(op.params["axes"])
-    space = {*x.axes[1:]}
-    if not space & {*axes} and x.axes[0] in axes:
+    space = [i for i, a in enumerate(x.axes[1:]) if a in axes]
+    if not space and x.axes[0] in axes:
         raise Declined("reduces over streams")
-    if space & {*axes} and not space <= {*axes}:
-        raise Declined("reduces over a part of space")
-    if not space & {*axes}:
+    if not space:
         (tiles,) = op.bind(x.tiles, axes=x.tile_axes(axes))
         return x.new(tiles, _after_removing(x.axes, axes))
-    # One value per block: a frame of 1 x 1 tiles, small to remember and cheap to reduce whole.
-    k, h, w, *rest = x.tiles.shape
-    rows, columns = map(math.gcd, context.parts, (h, w))
-    cut = x.tiles.reshape(k, rows, h // rows, columns, w // columns, *rest)
+    # A value per block, or a row or column of them: small to remember, and cheap to reduce whole.
+    k, *sides = x.tiles.shape
+    for i in space:
+        sides[i] = math.gcd(context.parts[i], sides[i])
+    h, w, *rest = x.tiles.shape[1:]
+    cut = x.tiles.reshape(k, sides[0], h // sides[0], sides[1], w // sides[1], *rest)
     others = tuple(a for a in x.tile_axes(axes) if a > 2)
     (parts,) = op.bind(cut, axes=(2, 4, *(a + 2 for a in others)))
     parts = Blocked(jnp.expand_dims(parts, others), x.axes, key=f"{op.outputs[0]}_blocks")
-    context.reason = "reduces over all of space; cheap, from one value per block"
+    several = "one value" if len(space) == 2 else "one row or column"
+    context.reason = f"reduces over all of space; cheap, from {several} per block"
     whole = context.dense(parts)
     (whole,) = op.bind(whole, axes=axes)
     return Whole(whole, whole.shape)
@@ -105,8 +106,8 @@ def _tiles(context, x, first: Blocked) -> jax.Array:
     """The tiles of a value, as many and as large as those of `first`."""
     if isinstance(x, Blocked):
         return x.tiles
-    part = context.align(x, first)
-    return jnp.broadcast_to(part, (*first.tiles.shape[:3], *part.shape[3:]))
+    rest = (x.shape[axis] for axis in first.rest)
+    return jnp.broadcast_to(context.align(x, first), (*first.tiles.shape[:3], *rest))
 
 
 @rule("split")
@@ -143,19 +144,50 @@ def scatter(context, op, x, indices, updates):
     """Writes at known places of an axis that is not space."""
     numbers, (shape, _, new) = op.params["dimension_numbers"], op.in_shapes
     index = context.program.static(op.inputs[1])
-    if index is None or index.shape != (1,) or len(new) != len(shape):
+    if index is None or index.shape != (1,) or numbers.operand_batching_dims:
         raise Declined("writes at places that are computed, or at several")
     (axis,), (start,) = numbers.scatter_dims_to_operand_dims, index.tolist()
+    if numbers.inserted_window_dims == (axis,):  # a single place, without an axis of its own
+        updates, new = _with_axis(context, updates, axis), (*new[:axis], 1, *new[axis:])
+    if new != tuple(new[axis] if a == axis else size for a, size in enumerate(shape)):
+        raise Declined("writes into a part of space")
+    return _write(context, op, x, updates, axis, start, new[axis])
+
+
+@rule("dynamic_update_slice")
+def dynamic_update_slice(context, op, x, updates, *starts):
+    """As scatter, where the start is known while tracing."""
+    shape, new = op.in_shapes[:2]
+    known = [context.program.static(i) for i in op.inputs[2:]]
+    axes = [a for a, (size, part) in enumerate(zip(shape, new, strict=True)) if size != part]
+    if len(axes) != 1 or known[axes[0]] is None:
+        raise Declined("writes at places that are computed, or into a part of space")
+    (axis,) = axes
+    start = int(np.clip(known[axis], 0, shape[axis] - new[axis]))
+    return _write(context, op, x, updates, axis, start, new[axis])
+
+
+def _with_axis(context, value, axis: int):
+    """A value with an axis of size one at a place of its own."""
+    if not isinstance(value, Blocked):
+        value = plain(value)
+        return jnp.expand_dims(value, axis)
+    value = leader([value])
+    axes = tuple(a + (a >= axis) for a in value.axes)
+    at = 3 + sum(a < axis for a in value.rest)
+    return value.new(jnp.expand_dims(value.tiles, at), axes)
+
+
+def _write(context, op, x, updates, axis: int, start: int, size: int) -> Blocked:
+    """Updates written at `size` places of an axis, from `start` on."""
     first = leader([x, updates])
     _not_space(first, axis)
-    if new != tuple(new[a] if a == axis else size for a, size in enumerate(shape)):
-        raise Declined("writes into a part of space")
-    if not 0 <= start <= shape[axis] - new[axis]:
+    if not 0 <= start <= op.in_shapes[0][axis] - size:
         raise Declined("writes outside the array")
     x, updates = (_tiles(context, value, first) for value in (x, updates))
     at = first.tile_axis(axis)
-    before, kept, after = jnp.split(x, (start, start + new[axis]), at)
-    written = _WRITES[op.name](kept, updates).astype(x.dtype)
+    before, kept, after = jnp.split(x, (start, start + size), at)
+    written = _WRITES.get(op.name, _WRITES["scatter"])(kept, updates).astype(x.dtype)
     return first.new(lowering.concatenate([before, written, after], axis=at))
 
 

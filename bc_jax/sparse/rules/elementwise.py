@@ -7,16 +7,17 @@ from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined
 
 _UNARY = (
-    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil",
-    "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma", "erf", "erf_inv",
-    "erfc", "exp", "exp2", "expm1", "floor", "integer_pow", "is_finite", "lgamma", "log",
-    "log1p", "logistic", "neg", "not", "population_count", "reduce_precision", "round", "rsqrt",
-    "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "tan", "tanh",
+    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "bessel_i0e", "bessel_i1e", "cbrt",
+    "ceil", "clz", "conj", "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma",
+    "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "imag", "integer_pow", "is_finite",
+    "lgamma", "log", "log1p", "logistic", "name", "neg", "not", "population_count", "real",
+    "reduce_precision", "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient",
+    "tan", "tanh",
 )  # fmt: skip
 _NARY = (
-    "add", "and", "atan2", "clamp", "div", "eq", "ge", "gt", "le", "lt", "max", "min", "mul",
-    "ne", "nextafter", "or", "pow", "rem", "select_n", "shift_left", "shift_right_arithmetic",
-    "shift_right_logical", "sub", "xor", "add_any",
+    "add", "and", "atan2", "clamp", "complex", "div", "eq", "ge", "gt", "igamma", "igammac", "le",
+    "lt", "max", "min", "mul", "ne", "nextafter", "or", "polygamma", "pow", "rem", "select_n",
+    "shift_left", "shift_right_arithmetic", "shift_right_logical", "sub", "xor", "add_any",
 )  # fmt: skip
 
 
@@ -53,3 +54,13 @@ def elementwise(context, op, *operands):
 def relu(context, op, x):
     """Only jax.nn.relu reaches the interpreter as a call; see `program`."""
     return leader([x]).new(jax.nn.relu(x.tiles))
+
+
+AS_THEY_ARE = ("optimization_barrier", "sharding_constraint")
+
+
+@rule(*AS_THEY_ARE)
+def as_they_are(context, op, *operands):
+    """What says how a program is to be compiled, of all of an array, says nothing of its tiles."""
+    leader(operands)
+    return list(operands)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax.sparse.rules.attention import keeps_apart, result_axis
-from bc_jax.sparse.rules.elementwise import NAMES as ELEMENTWISE
+from bc_jax.sparse.rules.elementwise import AS_THEY_ARE, NAMES
 from bc_jax.sparse.rules.shape import place_after
 from bc_jax.sparse.values import Blocked, Declined, Joined, Whole, plain
 
@@ -120,7 +120,7 @@ def _through(op, x: Joined) -> tuple[int, Callable[[int], dict]]:
     def fixed(_) -> dict:
         return {}
 
-    if op.name in ELEMENTWISE or op.name == "custom_jvp_call":
+    if op.name in (*NAMES, *AS_THEY_ARE, "custom_jvp_call"):
         return axis, fixed
     if op.name == "transpose":
         return tuple(p["permutation"]).index(axis), fixed
