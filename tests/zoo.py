@@ -510,6 +510,39 @@ def grouped_products(p, x):
     return y, tokens, flat.reshape(n, h, w, 12), mapped.transpose(0, 2, 3, 1, 4)
 
 
+def neighbourhoods(p, x):
+    # Each pixel's neighbours, moved to it by padding and cutting; gradients and shifts.
+    x = conv(x, p["a"], 2)
+    h, w = x.shape[1:3]
+    zeros = jnp.pad(x, ((0, 0), (1, 1), (2, 2), (0, 0)))
+    mirror = jnp.pad(x, ((0, 0), (1, 1), (2, 2), (0, 0)), mode="reflect")
+    places = [(i, j) for i in range(3) for j in (0, 1, 4)]
+    seen = jnp.stack([zeros[:, i : i + h, j : j + w] for i, j in places], axis=-1)
+    y = (seen * jax.nn.softmax(p["weights"])).sum(axis=-1)
+    y = y + jnp.stack([mirror[:, i : i + h, j : j + w] for i, j in places], axis=-1).max(axis=-1)
+    down = jnp.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0)), constant_values=0.5) - x
+    right = jnp.pad(x, ((0, 0), (0, 0), (2, 0), (0, 0)))[:, :, :-2, 1:4]
+    thin = zeros[:, 1 : h + 1 : 2, 3 : w + 3 : 2]
+    cropped = conv(mirror[:, :, 1:-1], p["b"], padding="VALID")
+    below = lax.reduce_window(
+        x[:, 1:], 0.0, lax.add, (1, 2, 3, 1), (1, 1, 1, 1), ((0, 0), (0, 2), (1, 1), (0, 0))
+    )
+    return conv(y, p["b"]) + cropped, down, right, thin, below
+
+
+def own_pools(p, x):
+    # Pooling by a function of one's own, of masks, and over channels.
+    x = conv(x, p["a"], 2)
+    pool, window, still = lax.reduce_window, (1, 3, 3, 1), (1, 1, 1, 1)
+    largest = pool(x, 0.0, lambda a, b: jnp.maximum(abs(a), abs(b)), window, (1, 2, 2, 1), "SAME")
+    grown = pool(x > 0.4, False, lax.bitwise_or, window, still, "SAME")
+    shrunk = pool(x > 0.4, True, lax.min, window, still, "SAME")
+    response = pool(x * x, 0.0, lax.add, (1, 1, 1, 3), still, "SAME")
+    both = pool(x, -jnp.inf, lax.max, (1, 2, 2, 2), (1, 2, 2, 2), "VALID")
+    counted = pool(x, 0.5, lambda a, b: a + b, window, still, "SAME")
+    return conv(x * grown / (1 + response), p["b"]), largest, shrunk, both, counted
+
+
 def strips(p, x):
     # Rows and columns that are pooled, as coordinate attention and strip pooling do.
     x = conv(x, p["a"], 2)
@@ -606,6 +639,12 @@ PLAIN = {
     "filled": (filled, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4), "bias": (6,)}, 16),
     "written_channels": (written_channels, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4)}, (8, 16)),
     "grouped_products": (grouped_products, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6)}, 16),
+    "neighbourhoods": (
+        neighbourhoods,
+        {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6), "weights": (1, 1, 1, 1, 9)},
+        16,
+    ),
+    "own_pools": (own_pools, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4)}, (8, 16)),
     "strips": (strips, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6)}, (16, 8)),
     "by_name": (by_name, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4), "bias": (6,)}, 16),
     "integer_frames": (integer_frames, {"a": (3, 3, 3, 6), "head": (3, 3, 6, 4)}, 16),
@@ -666,6 +705,7 @@ NONE += (
     stacked,
     written_channels,
     grouped_products,
+    neighbourhoods,
     by_name,
 )
 MEAN = ("reduce_sum", "reshape", "square")

@@ -33,6 +33,12 @@ class Border(NamedTuple):
         lows[axis], highs[axis] = tuple(map(int, low)), tuple(map(int, high))
         return Border(tuple(lows), tuple(highs))
 
+    def within(self, pad) -> "Border":
+        """Of these pixels the nearest, as many as ((top, bottom), (left, right)) says."""
+        low = tuple(x[len(x) - max(n, 0) :] for x, (n, _) in zip(self.low, pad, strict=True))
+        high = tuple(x[: max(n, 0)] for x, (_, n) in zip(self.high, pad, strict=True))
+        return Border(low, high)
+
     def reach(self, axis: int) -> int:
         """How many pixels of the image, from its sides, are picked."""
         return max([0, *(place + 1 for place in self.low[axis]), *(-p for p in self.high[axis])])

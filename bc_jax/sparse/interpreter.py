@@ -19,7 +19,7 @@ from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.places import axes_after
 from bc_jax.sparse.plan import Plan, Ready, Record
 from bc_jax.sparse.program import Constant, Op, Program
-from bc_jax.sparse.rules import RESIZES, RULES, finish_resize, run_joined
+from bc_jax.sparse.rules import MOVES, RESIZES, RULES, finish_move, finish_resize, run_joined
 from bc_jax.sparse.values import (
     NO_PAD,
     Blocked,
@@ -71,7 +71,9 @@ class Context:
         return tuple(shape)
 
     def finish(self, value):
-        """The value with its resizing carried out, if it is on its way through one."""
+        """The value with its resizing, or its move to a side, carried out if it is amid one."""
+        if isinstance(value, Blocked) and value.pad != NO_PAD and not any(map(sum, value.pad)):
+            return finish_move(self, value)
         return finish_resize(self, value) if isinstance(value, Resized) else value
 
     def exchange(self, x: Blocked, halo: Halo, pad_value) -> jax.Array:
@@ -174,13 +176,15 @@ class Context:
         array = jnp.transpose(self._dense(value), inverse(value.apart().order))
         if value.merged:
             array = array.reshape(self.shape(value))
+        sides = [(axis, *pad) for axis, pad in zip(value.axes[1:], value.pad, strict=True)]
         if isinstance(value.pad_value, Border) and value.pad != NO_PAD:
-            for along, axis in enumerate(value.axes[1:]):
+            for along, (axis, low, high) in enumerate(sides):
                 index = value.pad_value.index(along, array.shape[axis])
+                index = index[max(0, -low) : len(index) - max(0, -high)]
                 array = jnp.take(array, index, axis=axis)
         elif value.pad != NO_PAD:
             config = [(0, 0, 0)] * value.rank
-            for axis, (low, high) in zip(value.axes[1:], value.pad, strict=True):
+            for axis, low, high in sides:
                 config[axis] = (low, high, 0)
             array = jax.lax.pad(array, jnp.asarray(value.pad_value, array.dtype), config)
         return array
@@ -277,15 +281,16 @@ def interpret(context: Context, args: list, records: list[Record] | None = None)
     program = context.program
     values = dict(zip(program.inputs, args, strict=True))
 
-    def read(operand, *, resized: bool = False):
+    def read(operand, name: str = ""):
         if isinstance(operand, Constant):
             return operand.value
-        if isinstance(values[operand], Resized) and not resized:
-            values[operand] = context.finish(values[operand])
+        value = values[operand]
+        if name not in (RESIZES if isinstance(value, Resized) else MOVES):
+            values[operand] = context.finish(value)
         return values[operand]
 
     for op in program.ops:
-        operands = [read(operand, resized=op.name in RESIZES) for operand in op.inputs]
+        operands = [read(operand, op.name) for operand in op.inputs]
         context.halo_read, context.moved, context.reads_all = None, False, False
         context.taps, context.reason = None, ""
         results, where, reason = _run(context, op, operands)

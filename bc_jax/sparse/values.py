@@ -16,6 +16,10 @@ from bc_jax.sparse.borders import Border
 NO_PAD = ((0, 0), (0, 0))
 
 
+class Declined(Exception):
+    """A rule's word that it cannot run an operation block by block; says why."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Blocked:
     """A frame-like value, on the executed blocks.
@@ -30,7 +34,8 @@ class Blocked:
         axes: where N, H and W stand in the program's shape.
         key: names the tensor's memory; values with the same tiles share it.
         pad: pixels of `pad_value` that the program has put around the image: ((top, bottom),
-            (left, right)); only windowed operations can read a padded value.
+            (left, right)), negative where it has cut some; only windowed operations can read such a
+            value.
         pad_value: what the image is padded with; a `Border` where with its own pixels.
         dense: [N, H, W, *rest] where the value is at hand for all blocks, else None.
         fresh: whether `dense` is this frame's everywhere, so that halos can be read from it.
@@ -92,6 +97,32 @@ class Blocked:
     def same(self, **changes) -> "Blocked":
         """Another view of the same tiles, with the same memory."""
         return dataclasses.replace(self, **changes)
+
+    def moved(self, sides, value: float = 0) -> "Blocked":
+        """This value with pixels more at each side, or less where negative.
+
+        Args:
+            sides: ((top, bottom), (left, right)).
+            value: of those that are added.
+
+        Raises:
+            Declined: where that cannot be said by `pad` and `pad_value`.
+        """
+        both = [
+            pair
+            for old, new in zip(self.pad, sides, strict=True)
+            for pair in zip(old, new, strict=True)
+        ]
+        around, grows = self.pad_value, any(new > 0 for _, new in both)
+        if grows and any(old > 0 for old, _ in both) and around != value:
+            raise Declined("the image is padded twice, with one value and with another")
+        if any(old < 0 < new for old, new in both):
+            raise Declined("the image is padded where it was cut")
+        top, bottom, left, right = (old + new for old, new in both)
+        pad = ((top, bottom), (left, right))
+        if isinstance(around, Border):
+            around = around.within(pad)
+        return self.same(pad=pad, pad_value=value if grows else around)
 
     def new(self, tiles: jax.Array, axes: tuple[int, int, int] | None = None) -> "Blocked":
         """A new value on the same blocks."""
@@ -185,7 +216,3 @@ def plain(value) -> jax.Array:
 def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     """The permutation that undoes `order`."""
     return tuple(order.index(i) for i in range(len(order)))
-
-
-class Declined(Exception):
-    """A rule's word that it cannot run an operation block by block; says why."""

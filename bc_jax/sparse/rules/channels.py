@@ -10,6 +10,7 @@ from bc_jax import lowering
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.joined import join
 from bc_jax.sparse.rules.registry import rule
+from bc_jax.sparse.rules.window import finish_move
 from bc_jax.sparse.values import Blocked, Declined, Whole, plain
 
 
@@ -93,10 +94,11 @@ def _not_space(x: Blocked, axis: int) -> None:
 @rule("concatenate")
 def concatenate(context, op, *operands):
     """Along an axis that is not space; whole and constant parts are cut into tiles."""
-    first = leader(operands)
+    first = next((x for x in operands if isinstance(x, Blocked)), None) or leader(operands)
     if first.merged and not first.batched and op.params["dimension"] == first.axes[1]:
         return join(context, operands, first.axes[1])
     _not_space(first, op.params["dimension"])
+    leader(operands)
     axis = first.tile_axis(op.params["dimension"])
     tiles = [_tiles(context, x, first) for x in operands]
     return first.new(lowering.concatenate(tiles, axis=axis))
@@ -193,43 +195,60 @@ def _write(context, op, x, updates, axis: int, start: int, size: int) -> Blocked
 
 @rule("slice")
 def slice_(context, op, x):
-    """Cuts channels; along space only a regular subsampling that keeps blocks apart."""
-    x = leader([x])
+    """Cuts channels; what it cuts off the image's sides is noted, and windows then leave it out."""
     p = op.params
-    return _slice(context, x, p["start_indices"], p["limit_indices"], p["strides"])
+    return _slice(context, op, x, p["start_indices"], p["limit_indices"], p["strides"])
 
 
 @rule("dynamic_slice")
 def dynamic_slice(context, op, x, *starts):
     """As slice, where the start is known while tracing."""
-    x = leader([x])
-    known = [context.program.static(i) for i in op.inputs[1 : 1 + x.rank]]
+    known = [context.program.static(i) for i in op.inputs[1:]]
     if any(k is None for k in known):
         raise Declined("slices at a place that is computed")
-    sizes = op.params["slice_sizes"]
-    shape = context.shape(x)
+    if not isinstance(x, Blocked):
+        raise Declined("")
+    sizes, shape = op.params["slice_sizes"], _shape(context, x)
     at = [int(np.clip(k, 0, d - s)) for k, d, s in zip(known, shape, sizes, strict=True)]
-    return _slice(context, x, at, [a + s for a, s in zip(at, sizes, strict=True)], None)
+    return _slice(context, op, x, at, [a + s for a, s in zip(at, sizes, strict=True)], None)
 
 
-def _slice(context, x: Blocked, start, limit, strides) -> Blocked:
-    strides = strides or (1,) * x.rank
-    index = [slice(None)] * x.tiles.ndim
-    shape = context.shape(x)
+def _shape(context, x: Blocked) -> tuple[int, ...]:
+    """The shape that the program sees, with what is put around the image or cut off it."""
+    shape = list(context.shape(x))
+    for axis, sides in zip(x.axes[1:], x.pad, strict=True):
+        shape[axis] += sum(sides)
+    return tuple(shape)
+
+
+def _slice(context, op, x: Blocked, start, limit, strides) -> Blocked:
+    if not isinstance(x, Blocked):
+        raise Declined("")
+    strides, shape = strides or (1,) * x.rank, _shape(context, x)
+    index, sides, steps = [slice(None)] * x.tiles.ndim, [(0, 0), (0, 0)], [1, 1]
     for axis in range(x.rank):
         first, last, step = int(start[axis]), int(limit[axis]), int(strides[axis])
-        if axis == x.axes[0]:
-            if (first, last, step) != (0, shape[axis], 1):
-                raise Declined("selects streams")
-        elif axis in x.axes and x.merged:
-            if (first, last, step) != (0, shape[axis], 1):
-                raise Declined("cuts a part out along space")
-        elif axis in x.axes:
-            tile = x.tiles.shape[1 + x.axes[1:].index(axis)]
-            whole = tile % step == 0 and first < step and last > shape[axis] - step + first
-            if not whole:
-                raise Declined("cuts a part out along space")
-            index[x.tile_axis(axis)] = slice(first, None, step)
-        else:
+        if axis not in x.axes:
             index[x.tile_axis(axis)] = slice(first, last, step)
-    return x.new(x.tiles[tuple(index)])
+        elif (first, last, step) == (0, shape[axis], 1):
+            continue
+        elif axis == x.axes[0]:
+            raise Declined("selects streams")
+        elif x.merged:
+            raise Declined("cuts a part out along space")
+        else:
+            along = x.axes[1:].index(axis)
+            tile = x.tiles.shape[1 + along]
+            every = tile % step == 0 and first < step and last > shape[axis] - step + first
+            if every and step > 1 and x.pad[along] == (0, 0):  # of each tile as many
+                index[1 + along] = slice(first, None, step)
+            else:
+                sides[along], steps[along] = (-first, last - shape[axis]), step
+    tiles = x.tiles[tuple(index)]
+    cut = (
+        x
+        if tiles.shape == x.tiles.shape
+        else x.same(tiles=tiles, key=f"{op.outputs[0]}_cut", dense=None, fresh=False)
+    )
+    cut = cut.moved(sides) if (sides != [(0, 0), (0, 0)]) else cut
+    return finish_move(context, cut, tuple(steps)) if steps != [1, 1] else cut

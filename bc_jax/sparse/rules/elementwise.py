@@ -29,7 +29,7 @@ def leader(operands) -> Blocked:
     first = blocked[0]
     for x in blocked:
         if x.pad != NO_PAD:
-            raise Declined("the image is padded by an operation that is not a window's")
+            raise Declined("the image is padded or cut by an operation that is not a window's")
         if x.axes != first.axes or x.tiles.shape[1:3] != first.tiles.shape[1:3]:
             raise Declined("operands lie differently in space")
     return first

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.registry import rule
@@ -176,7 +177,8 @@ def _product(shape, axes):
 @rule("pad")
 def pad(context, op, x, value):
     """Pads channels; around the image it only notes the padding, which a window then reads."""
-    x = leader([x])
+    if not isinstance(x, Blocked):
+        raise Declined("")
     if varies(value):
         raise Declined("pads with a computed value")
     config = op.params["padding_config"]
@@ -188,12 +190,12 @@ def pad(context, op, x, value):
     rest = [tuple(int(v) for v in config[a]) for a in x.rest]
     around = tuple((low, high) for low, high, _ in space[1:])
     if any(any(r) for r in rest):
-        if around != NO_PAD:
+        if around != NO_PAD or x.pad != NO_PAD:
             raise Declined("pads channels and space at once")
         return x.new(jax.lax.pad(x.tiles, plain(value), [(0, 0, 0)] * 3 + rest))
     if around == NO_PAD:
         return x
     constant = context.program.static(op.inputs[1])
-    if constant is None:
-        raise Declined("pads with a computed value")
-    return x.same(pad=around, pad_value=float(constant))
+    if constant is None or np.iscomplexobj(constant):
+        raise Declined("pads with a computed value, or a complex one")
+    return x.moved(around, float(constant))

@@ -9,12 +9,14 @@ what this means for one tile along one axis.
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import lowering
 from bc_jax.sparse.halo import Halo, keeps_frames
 from bc_jax.sparse.plan import Ready
+from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain
 
@@ -84,11 +86,33 @@ def read_window(context, x: Blocked, axes: tuple[Axis, Axis], pad_value):
     return tiles[:, cut[0], cut[1]]
 
 
+def finish_move(context, x: Blocked, strides: tuple[int, int] = (1, 1)) -> Blocked:
+    """Carry out what is to be cut off the image and put around it, and take some of its pixels."""
+    axes = tuple(
+        window_axis(tile, count, size=1, stride=stride, dilation=1, gaps=1, low=low, high=high)
+        for tile, count, stride, (low, high) in zip(
+            x.tiles.shape[1:3], context.grid, strides, x.pad, strict=True
+        )
+    )
+    tiles = read_window(context, x, axes, x.pad_value)
+    rows, columns = (
+        slice(None, (axis.out - 1) * stride + 1, stride)
+        for axis, stride in zip(axes, strides, strict=True)
+    )
+    key = f"{x.key}_{x.pad}_{x.pad_value}_{strides}"
+    return Blocked(tiles[:, rows, columns], x.axes, key=key)
+
+
+def _around(x: Blocked, default):
+    """What stands outside the image; the default where nothing was put there."""
+    return x.pad_value if any(side > 0 for sides in x.pad for side in sides) else default
+
+
 def _padding(x: Blocked, padding, pad_value, gaps: tuple[int, int] = (1, 1)):
     """The operation's own padding and the image's, which its gaps spread, as one."""
     if x.pad == NO_PAD:
         return padding
-    if x.pad_value != pad_value and (gaps != (1, 1) or any(any(p) for p in padding)):
+    if _around(x, pad_value) != pad_value and (gaps != (1, 1) or any(any(p) for p in padding)):
         raise Declined("the image is padded with one value and the window with another")
     both = [
         (own, side * gap)
@@ -136,7 +160,7 @@ def convolution(context, op, x, kernel):
         )
         for i, t in enumerate(turn)
     )
-    pad_value = x.pad_value if x.pad != NO_PAD else 0
+    pad_value = _around(x, 0)
     how = convolution_of(p, tuple(axis.pad for axis in axes), turn)
     steps = None
     if pad_value == 0 and context.remembers(x):
@@ -203,36 +227,49 @@ def tap_steps(
 _IDENTITY = {"reduce_window_max": -np.inf, "reduce_window_min": np.inf, "reduce_window_sum": 0}
 
 
-def _identity(name: str, dtype):
-    value = _IDENTITY[name]
+def _identity(context, op, dtype):
+    """What stands outside the image, and changes no result where the program does not say it."""
+    if op.name == "reduce_window":
+        value = context.program.static(op.inputs[1])
+        if len(op.inputs) != 2 or value is None or np.iscomplexobj(value):
+            raise Declined("pools several arrays at once, or with a computed value around them")
+        if not _keeps(op, value):
+            raise Declined("pools from a value on that changes the result once more at the sides")
+        return value.item()
+    value = _IDENTITY[op.name]
     if value == 0 or jnp.issubdtype(dtype, jnp.floating):
         return value
+    if dtype == np.dtype(bool):
+        return value > 0
     info = jnp.iinfo(dtype)
     return info.min if value < 0 else info.max
 
 
-@rule(*_IDENTITY)
-def pooling(context, op, x):
-    """Max, min and sum pooling over space."""
+POOLS = (*_IDENTITY, "reduce_window")
+
+
+@rule(*POOLS)
+def pooling(context, op, x, *outside):
+    """Pooling over space, and over channels; max, min and sum, or by a function of a program's."""
     p = op.params
     if not isinstance(x, Blocked):
         moving = [a for a, size in enumerate(p["window_dimensions"]) if size > 1]
-        if len(moving) != 2 or 0 in moving:
+        if len(moving) != 2 or 0 in moving or outside:
             raise Declined("")
         x = context.as_blocked(x, (0, *moving))
         if x is None:
             raise Declined("the input is not cut into blocks")
-    if x.merged:
-        raise Declined("pools over the axis that rows and columns were merged into")
-    still = [a for a in range(x.rank) if a not in x.axes[1:]]
-    whole = {k: [p[k][a] for a in still] for k in _POOL_PARAMS}
-    if any(v != 1 for k in _POOL_PARAMS for v in whole[k]) or any(
-        any(p["padding"][a]) for a in still
-    ):
-        raise Declined("pools over another axis than space")
+    moves = [a for a in range(x.rank) if _moves(p, a)]
+    if x.axes[0] in moves or (x.merged and x.axes[1] in moves):
+        raise Declined(
+            "pools over streams, or over the axis that rows and columns were merged into"
+        )
     if any(p["base_dilation"][a] != 1 for a in x.axes):
         raise Declined("pools with gaps")
-    identity = _identity(op.name, x.tiles.dtype)
+    if not {*moves} & {*x.axes}:
+        x = leader([x])
+        return x.new(_pool_plainly(op, x, x.tiles, outside))
+    identity = _identity(context, op, x.tiles.dtype)
     padding = _padding(x, [p["padding"][a] for a in x.axes[1:]], identity)
     axes = tuple(
         window_axis(
@@ -247,18 +284,43 @@ def pooling(context, op, x):
         )
         for i, a in enumerate(x.axes[1:])
     )
-    pad_value = x.pad_value if x.pad != NO_PAD else identity
+    pad_value = _around(x, identity)
     size, strides, dilation = (
         tuple(p[name][a] for a in x.axes[1:])
         for name in ("window_dimensions", "window_strides", "window_dilation")
     )
-    result = None
-    if pad_value == identity and dilation == (1, 1) and all(axis.before >= 0 for axis in axes):
+    usual = op.name in _IDENTITY and {*moves} <= {*x.axes} and x.tiles.dtype != bool
+    known = usual and pad_value == identity and dilation == (1, 1)
+    if known and all(axis.before >= 0 for axis in axes):
         result = context.pool(x, _halo(axes), pad_value, (op.name, size, strides))
-    if result is None:
-        tiles = read_window(context, x, axes, pad_value)
-        result = lowering.pool(tiles, op.name, size=size, strides=strides, dilation=dilation)
-    return x.new(result)
+        if result is not None:
+            return x.new(result)
+    tiles = read_window(context, x, axes, pad_value)
+    if not usual:
+        return x.new(_pool_plainly(op, x, tiles, outside))
+    return x.new(lowering.pool(tiles, op.name, size=size, strides=strides, dilation=dilation))
 
 
-_POOL_PARAMS = ("window_dimensions", "window_strides", "window_dilation", "base_dilation")
+def _keeps(op, value: np.ndarray) -> bool:
+    """Whether a program's function makes a value of twice the same."""
+    still = {name: (one,) for name, one in _STILL.items()} | {"padding": ((0, 0),)}
+    with jax.ensure_compile_time_eval():
+        (twice,) = op.bind(jnp.asarray(value)[None], jnp.asarray(value), **still)
+        return bool((twice == value).all())
+
+
+_STILL = {"window_dimensions": 1, "window_strides": 1, "window_dilation": 1, "base_dilation": 1}
+
+
+def _moves(params: dict, axis: int) -> bool:
+    """Whether a window moves along an axis."""
+    still = all(params[name][axis] == one for name, one in _STILL.items())
+    return not still or any(params["padding"][axis])
+
+
+def _pool_plainly(op, x: Blocked, tiles, outside):
+    """The operation itself on tiles, which have their halo."""
+    params = {name: tuple(op.params[name][a] for a in x.order) for name in (*_STILL, "padding")}
+    around = tuple((0, 0) if i < 3 else pads for i, pads in enumerate(params["padding"]))
+    (result,) = op.bind(tiles, *map(plain, outside), **params | {"padding": around})
+    return result
