@@ -349,6 +349,24 @@ def control_flow(p, x):
     return conv(x, p["head"])
 
 
+def looped(p, x):
+    # Layers with stacked parameters, steps of refinement, parts of what comes with a frame, and a
+    # loop in a loop; a choice that is known.
+    x = conv(x, p["a"], 2)
+
+    def layer(h, kernel):
+        return h + jnp.tanh(conv(h, kernel)), h.mean(axis=-1)
+
+    y, means = lax.scan(layer, x, p["stack"], reverse=True)
+    y = lax.fori_loop(0, 3, lambda i, h: jnp.tanh(conv(h, p["b"])) * i + x, y)
+    parts = x.reshape(*x.shape[:3], 2, 3).transpose(3, 0, 1, 2, 4)
+    z, parts = lax.scan(lambda h, part: (h + part, (h * part, 7)), parts[1], parts)
+    inner = jax.checkpoint(lambda h: lax.scan(layer, h, p["stack"])[0])
+    y, _ = lax.scan(lambda h, _: (inner(h) / 2, None), y, length=2)
+    y = lax.cond(True, lambda h: conv(h, p["b"]), jnp.negative, y)
+    return y, means.transpose(1, 2, 3, 0), z, parts[0].transpose(1, 2, 3, 0, 4), parts[1]
+
+
 @jax.custom_vjp
 def scaled(x):
     return 2 * x
@@ -625,6 +643,7 @@ PLAIN = {
         },
         16,
     ),
+    "looped": (looped, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6), "stack": (2, 3, 3, 6, 6)}, 16),
     "nested_calls": (nested_calls, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6), "head": (3, 3, 6, 4)}, 8),
     "coordinates": (
         coordinates,
@@ -696,6 +715,7 @@ FLAX = {
 NONE = (plain_cnn, strided, dilated, depthwise, transposed, unet_bilinear, unet_nearest, pooling)
 NONE += (even_kernels, five_branches, depth_to_space, channels, convnext, recomputed)
 NONE += (
+    looped,
     nested_calls,
     integer_frames,
     picked_places,
@@ -718,7 +738,7 @@ FALLS_BACK = {f.__name__: () for f in NONE} | {
     "pyramid_pooling": ("reduce_window_sum",),
     "aspp": MEAN,
     "attention": (),
-    "control_flow": ("scan", "while", "cond"),
+    "control_flow": ("while", "cond"),
     "whole_shuffles": ("cumsum", "slice"),
     "flipped": ("rev",),
 }

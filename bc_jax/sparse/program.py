@@ -2,7 +2,7 @@
 
 `trace` runs `jax.make_jaxpr` and enters every nested call (jit, custom derivatives, remat, named
 calls), so that the interpreter sees one list of operations on numbered values. Control flow (scan,
-while, cond) is not entered: each is one operation.
+while, cond) is one operation each, until `loops` tells the short ones turn by turn.
 """
 
 import collections
@@ -216,8 +216,20 @@ def append(
         avals[x] if isinstance(x, int) else jax.eval_shape(lambda x=x: jnp.asarray(x.value))
         for x in operands
     ]
+    return inline(jax.make_jaxpr(function)(*shapes), operands, avals, ops, fresh, layer)
+
+
+def inline(
+    jaxpr,
+    operands: Sequence[int | Constant],
+    avals: dict[int, Any],
+    ops: list[Op],
+    fresh: Iterator[int],
+    layer: str,
+) -> list[int | Constant]:
+    """As `append`, of a jaxpr."""
     before = len(ops)
-    results = _inline(jax.make_jaxpr(function)(*shapes), operands, ops, fresh, layer)
+    results = _inline(jaxpr, operands, ops, fresh, layer)
     avals |= _avals(ops[before:])
     return results
 

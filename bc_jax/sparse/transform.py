@@ -20,6 +20,7 @@ from bc_jax.sparse.borders import keep_borders
 from bc_jax.sparse.explain import Report, make_report
 from bc_jax.sparse.halo import write_tiles
 from bc_jax.sparse.interpreter import Context, interpret
+from bc_jax.sparse.loops import unroll
 from bc_jax.sparse.parameters import array_leaves, identity, rebuilder
 from bc_jax.sparse.plan import Plan, Record, memory_for
 from bc_jax.sparse.prepare import prepare
@@ -251,7 +252,7 @@ class BlockCopy:
             return self._traced[key]
         rebuild = rebuilder(params)
         program = trace(lambda leaves, f: self.apply_fn(rebuild(leaves), f), shapes, frame_shape)
-        once, program = prepare(keep_borders(keep_batches(program)))
+        once, program = prepare(keep_borders(keep_batches(unroll(program))))
         prepared = jax.eval_shape(once.run, shapes)
         plan, records, outputs = _walk(program, prepared, frame_shape, grid_shape)
         state = FrameState(

@@ -1,0 +1,100 @@
+"""Short loops turn by turn, and choices that are known before a program runs.
+
+Layers whose parameters are stacked are a loop over them, and so are a few steps of refinement. Told
+one after the other, their operations run on blocks as any others do.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bc_jax.sparse.program import Constant, Op, Program, append, inline
+
+# Turns of a loop that is told so; of one over parts of what depends on the frame, which may be its
+# rows; and the operations that a loop may become.
+_TURNS, _PARTS, _OPERATIONS = 64, 8, 4096
+
+
+def unroll(program: Program) -> Program:
+    """The same program, without short loops and known choices among what depends on the frames."""
+    avals, fresh = dict(program.avals), itertools.count(1 + max(program.avals))
+    found = True
+    while found:  # those inside of others come with the next round
+        program, found = _unroll(program, avals, fresh)
+    return program
+
+
+def _unroll(program: Program, avals: dict, fresh: Iterator[int]) -> tuple[Program, bool]:
+    """The program without those that stand in no other, and whether there was any."""
+    ops: list[Op] = []
+    alias: dict[int, int | Constant] = {}
+    varying = {program.inputs[-1]}
+
+    def named(x):
+        return alias.get(x, x) if isinstance(x, int) else x
+
+    for op in program.ops:
+        op, before = dataclasses.replace(op, inputs=tuple(map(named, op.inputs))), len(ops)
+        reads = [isinstance(x, int) and x in varying for x in op.inputs]
+        if op.name == "scan" and _is_short(op, reads):
+            results = _turn_by_turn(op, avals, ops, fresh)
+        elif op.name == "cond" and any(reads) and (at := program.static(op.inputs[0])) is not None:
+            branches = op.params["branches"]
+            branch = branches[int(np.clip(at, 0, len(branches) - 1))]
+            results = inline(branch, op.inputs[1:], avals, ops, fresh, op.layer)
+        else:
+            ops.append(op)
+            results = op.outputs
+        alias |= {x: r for x, r in zip(op.outputs, results, strict=True) if r is not x}
+        for made in ops[before:]:
+            if any(isinstance(x, int) and x in varying for x in made.inputs):
+                varying.update(made.outputs)
+    if not alias:
+        return program, False
+    outputs = tuple(map(named, program.outputs))
+    changes = {"ops": tuple(ops), "outputs": outputs, "avals": avals, "_known": {}}
+    return dataclasses.replace(program, **changes), True
+
+
+def _is_short(op: Op, reads: list[bool]) -> bool:
+    p = op.params
+    parts = reads[p["num_consts"] + p["num_carry"] :]
+    longest = _PARTS if any(parts) else _TURNS
+    small = p["length"] * _operations(p["jaxpr"]) <= _OPERATIONS
+    return any(reads) and 0 < p["length"] <= longest and small
+
+
+def _operations(jaxpr) -> int:
+    """The operations of a jaxpr, and of those that it calls; of loops turn by turn."""
+    count = 0
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        inner = [v for v in jax.tree.leaves(list(eqn.params.values())) if hasattr(v, "eqns")]
+        turns = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        count += 1 + turns * sum(map(_operations, inner))
+    return count
+
+
+def _turn_by_turn(op: Op, avals: dict, ops: list[Op], fresh: Iterator[int]) -> list:
+    """Append a loop's operations; returns its results, as numbers and constants."""
+    p = op.params
+    first = p["num_consts"] + p["num_carry"]
+    consts, parts = op.inputs[: p["num_consts"]], op.inputs[first:]
+    carry, made = op.inputs[p["num_consts"] : first], {}
+    for turn in range(p["length"])[:: -1 if p["reverse"] else 1]:
+
+        def now(*arrays, turn=turn):
+            return [jax.lax.index_in_dim(x, turn, keepdims=False) for x in arrays]
+
+        part = append(now, parts, avals, ops, fresh, op.layer) if parts else []
+        results = inline(p["jaxpr"], [*consts, *carry, *part], avals, ops, fresh, op.layer)
+        carry, made[turn] = results[: p["num_carry"]], results[p["num_carry"] :]
+
+    def together(*arrays):
+        return [jnp.stack(arrays)]
+
+    stacks = zip(*(made[turn] for turn in range(p["length"])), strict=True)
+    return [*carry, *(append(together, x, avals, ops, fresh, op.layer)[0] for x in stacks)]
