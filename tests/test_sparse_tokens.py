@@ -135,6 +135,9 @@ ON_BLOCKS = {
     "attend": attend,
     "attend_to_few": attend_to_few,
     "attend_pixels": attend_pixels,
+    "a_convolution_of_one": lambda p, x: lax.conv_general_dilated(
+        x, p["dense"][None], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NCW")
+    ),
     "windows": windows,
     "windows_as_a_batch": windows_as_a_batch,
     "weighted": weighted,

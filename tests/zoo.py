@@ -561,6 +561,17 @@ def own_pools(p, x):
     return conv(x * grown / (1 + response), p["b"]), largest, shrunk, both, counted
 
 
+def looked_up(p, x):
+    # Tables that pixels pick from: a palette, an embedding of each of the largest, a codebook.
+    x = conv(x, p["a"], 2)
+    best, largest = jnp.argmax(x, axis=-1), lax.top_k(x, 2)[1]
+    palette = jnp.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], jnp.uint8)[best % 3]
+    embedded = jnp.take(p["table"], largest, axis=0).sum(axis=3)
+    codes = p["table"].T[:, jnp.argmin(x, axis=-1)].transpose(1, 0, 2, 3)
+    pairs = p["table"][best.reshape(x.shape[0], -1), largest[..., 0].reshape(x.shape[0], -1) % 4]
+    return palette, conv(embedded, p["b"]), codes, pairs
+
+
 def strips(p, x):
     # Rows and columns that are pooled, as coordinate attention and strip pooling do.
     x = conv(x, p["a"], 2)
@@ -664,6 +675,7 @@ PLAIN = {
         16,
     ),
     "own_pools": (own_pools, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4)}, (8, 16)),
+    "looked_up": (looked_up, {"a": (3, 3, 3, 6), "b": (3, 3, 4, 4), "table": (6, 4)}, (8, 16)),
     "strips": (strips, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6)}, (16, 8)),
     "by_name": (by_name, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4), "bias": (6,)}, 16),
     "integer_frames": (integer_frames, {"a": (3, 3, 3, 6), "head": (3, 3, 6, 4)}, 16),
@@ -715,6 +727,7 @@ FLAX = {
 NONE = (plain_cnn, strided, dilated, depthwise, transposed, unet_bilinear, unet_nearest, pooling)
 NONE += (even_kernels, five_branches, depth_to_space, channels, convnext, recomputed)
 NONE += (
+    looked_up,
     looped,
     nested_calls,
     integer_frames,

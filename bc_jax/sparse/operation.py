@@ -33,7 +33,11 @@ def window_tile(record: Record, grid_shape) -> tuple[int, int] | None:
     elif op.name.startswith("reduce_window"):
         moving = [a for a, size in enumerate(op.params["window_dimensions"]) if size > 1]
         axes = moving if len(moving) == 2 else (1, 2)
+        if len(moving) == 1 and record.halo is None:  # over channels
+            return None
     else:
+        return None
+    if len(axes) != 2:  # a window of a pixel, that is of another rank
         return None
     height, width = (op.in_shapes[0][axis] for axis in axes)
     return height // grid_shape[1], width // grid_shape[2]

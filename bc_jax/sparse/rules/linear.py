@@ -162,7 +162,13 @@ def finish_resize(context, x: Resized) -> Blocked:
 
 @rule("gather")
 def gather(context, op, x, indices):
-    """Picks along axes by a known index of each: nearest-neighbour resizing, or channels."""
+    """Picks along axes by a known index of each: nearest-neighbour resizing, or channels.
+
+    And from a table by pixels' own indices, as embeddings do.
+    """
+    indices = context.finish(indices)
+    if isinstance(indices, Blocked) and not isinstance(x, Blocked | Resized):
+        return _look_up(op, x, leader([indices]))
     if not isinstance(x, Blocked | Resized):
         raise Declined("")
     numbers, shape = op.params["dimension_numbers"], op.in_shapes[0]
@@ -194,6 +200,41 @@ def gather(context, op, x, indices):
     for axis, (_, index) in zip(axes, picks, strict=True):
         x = _pick(context, op, x, axis, index, at if axis == axes[-1] else stays)
     return x
+
+
+def _look_up(op, table, indices: Blocked) -> Blocked:
+    """What pixels' indices, which are along the last axis, pick from a table."""
+    numbers = op.params["dimension_numbers"]
+    if numbers.operand_batching_dims or indices.rank - 1 in indices.axes:
+        raise Declined("gathers at places that are computed")
+    batch, offsets = indices.tiles.ndim - 1, numbers.offset_dims
+    behind = tuple(range(batch, batch + len(offsets)))
+    (tiles,) = op.bind(
+        plain(table), indices.tiles, dimension_numbers=numbers._replace(offset_dims=behind)
+    )
+    places = [a for a in range(len(op.out_avals[0].shape)) if a not in offsets]
+    return _placed(indices, tiles, places, [*(places[a] for a in indices.rest[:-1]), *offsets])
+
+
+def _placed(x: Blocked, tiles, places, rest: list[int]) -> Blocked:
+    """Tiles as a value: where the program has the axes of `x`, and where the tiles' others."""
+    order = sorted(range(len(rest)), key=rest.__getitem__)
+    tiles = jnp.transpose(tiles, (0, 1, 2, *(3 + i for i in order)))
+    return x.new(tiles, tuple(places[a] for a in x.axes))
+
+
+def per_pixel(op, x: Blocked, kernel) -> Blocked:
+    """A convolution whose window is a pixel, of whatever rank: a dense layer."""
+    p = op.params
+    lhs, rhs, out = p["dimension_numbers"]
+    matrix = jnp.transpose(plain(kernel), (rhs[1], rhs[0], *rhs[2:])).reshape(
+        -1, kernel.shape[rhs[0]]
+    )
+    contract = ((x.tile_axis(lhs[1]),), (0,))
+    how = p["precision"], p["preferred_element_type"]
+    tiles = lowering.dot_general(x.tiles, matrix, (contract, ((), ())), *how)
+    places = {a: b for a, b in zip(lhs, out, strict=True)}
+    return _placed(x, tiles, places, [*(places[a] for a in x.rest if a != lhs[1]), out[1]])
 
 
 def _border(context, op, x, axes, picks) -> Blocked | None:

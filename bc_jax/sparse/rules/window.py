@@ -17,6 +17,7 @@ from bc_jax import lowering
 from bc_jax.sparse.halo import Halo, keeps_frames
 from bc_jax.sparse.plan import Ready
 from bc_jax.sparse.rules.elementwise import leader
+from bc_jax.sparse.rules.linear import per_pixel
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain
 
@@ -132,6 +133,8 @@ def convolution(context, op, x, kernel):
     numbers = p["dimension_numbers"]
     if isinstance(kernel, Blocked):
         raise Declined("the kernel is made of blocks")
+    if isinstance(x, Blocked) and (x.merged or len(numbers.lhs_spec) != 4) and _is_dense(op, x):
+        return per_pixel(op, leader([x]), kernel)
     if len(numbers.lhs_spec) != 4 or p["batch_group_count"] != 1:
         raise Declined("not a convolution over two axes of space")
     stream, channel, *space = numbers.lhs_spec
@@ -174,6 +177,15 @@ def convolution(context, op, x, kernel):
         result = lowering.convolve(read_window(context, x, axes, pad_value), kernel, how)
     out_stream, _, *out_space = numbers.out_spec
     return x.new(result, (out_stream, *(out_space[t] for t in turn)))
+
+
+def _is_dense(op, x: Blocked) -> bool:
+    """Whether a convolution mixes the channels of each pixel, and nothing else."""
+    p = op.params
+    numbers, kernel = p["dimension_numbers"], op.in_shapes[1]
+    ones = [*p["window_strides"], *p["lhs_dilation"], *(kernel[a] for a in numbers.rhs_spec[2:])]
+    ones += [p["feature_group_count"], p["batch_group_count"]]
+    return {*ones} == {1} and not any(map(any, p["padding"])) and numbers.lhs_spec[1] not in x.axes
 
 
 def convolution_of(params: dict, padding, turn: Sequence[int] = (0, 1)) -> lowering.Convolution:
