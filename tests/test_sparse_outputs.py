@@ -146,3 +146,33 @@ def test_padding_by_a_frames_own_pixels_runs_on_blocks(mode, amount, stride):
     after, _ = run(kernel, state, mixed, grids[1])
     mask = zoo.executed_pixels(grids[1], np.asarray(after))
     assert_close(np.where(mask, after, 0), np.where(mask, apply(kernel, jnp.asarray(mixed)), 0))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "symmetric", "edge"])
+def test_padding_that_is_wider_than_a_tile(mode):
+    def apply(kernel, x):
+        x = zoo.conv(x, kernel["stem"], 8, "VALID")  # tiles of a pixel
+        x = jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode)
+        return zoo.conv(x, kernel["wide"], padding="VALID")
+
+    shapes = {"stem": (8, 8, 3, 4), "wide": (5, 5, 4, 4)}
+    kernel = {k: jax.ShapeDtypeStruct(s, "float32") for k, s in shapes.items()}
+    kernel, (frames,) = zoo.random_like(kernel), zoo.frames_of(0)
+    sparse = bc_jax.blockcopy(apply, 8)
+    out, _ = sparse(
+        kernel, sparse.init(kernel, frames), frames, jnp.ones(sparse.grid_shape(frames), bool)
+    )
+    assert_close(out, apply(kernel, frames))
+
+
+@pytest.mark.parametrize("padding", [(1, -1), (2, -2), (-1, 1)])
+def test_a_frame_of_one_block_that_is_moved_by_its_padding(padding):
+    def apply(kernel, x):
+        return zoo.conv(x, kernel, 2, (padding, padding))
+
+    kernel, (frames,) = jnp.ones((2, 2, 3, 4)), zoo.frames_of(0)
+    sparse = bc_jax.blockcopy(apply, (zoo.H, zoo.W))
+    out, _ = sparse(kernel, sparse.init(kernel, frames), frames)
+    # XLA's own convolution reads beyond a frame that is cut at one side and padded at the other.
+    sides = ((0, 0, 0), (*padding, 0), (*padding, 0), (0, 0, 0))
+    assert_close(out, zoo.conv(jax.lax.pad(frames, 0.0, sides), kernel, 2, "VALID"))

@@ -250,8 +250,8 @@ def _border(context, op, x, axes, picks) -> Blocked | None:
     if x.pad[along] != (0, 0) or not isinstance(before, Border):
         raise Declined("the image is padded twice")
     border = before.along(along, *sides)
-    if border.reach(along) > x.tiles.shape[1 + along]:
-        raise Declined("the image is padded with pixels of more than a block")
+    if max(border.reach(along), *map(len, sides)) > x.tiles.shape[1 + along]:
+        raise Declined("the image is padded with pixels of more than a block, or by more")
     pad = tuple(tuple(map(len, sides)) if i == along else p for i, p in enumerate(x.pad))
     return x.same(pad=pad, pad_value=border)
 

@@ -65,7 +65,7 @@ def window_axis(
     if gaps == 1:
         if -stride < after < 0:
             after = 0  # last pixels that no result reads
-        if blocks == 1 and 0 <= after < before < after + stride:
+        elif blocks == 1 and 0 <= after < before < after + stride:
             after = before  # likewise: padding that is alike at both ends is a convolution's own
         return Axis(before, after, (0, 0), out)
     pad_low = low - before * gaps
