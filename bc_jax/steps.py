@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bc_jax import policy as policies
 from bc_jax.logits import check_whole_blocks, only_array, reduced
@@ -57,9 +58,10 @@ class Steps:
             )
         if self.gain is not None and not isinstance(self.gain, Gain):
             raise TypeError(f"gain is {self.gain!r}; it is a bc_jax.policy.Gain(keep, compare)")
-        if self.train_interval < 1:
-            raise ValueError(f"train_interval is {self.train_interval}; it is 1 frame or more")
-        if not 0 <= self.target <= 1:
+        every = self.train_interval
+        if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1:
+            raise ValueError(f"train_interval is {every!r}; it is a whole number of frames, from 1")
+        if not isinstance(self.target, jax.core.Tracer) and not 0 <= self.target <= 1:
             raise ValueError(f"target is {self.target}; it is a fraction of the blocks, 0 to 1")
         if not self.learns and self.policy not in BASELINES:
             raise ValueError(

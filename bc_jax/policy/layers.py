@@ -98,10 +98,10 @@ class BatchNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Float32 [N, H, W, C] to the same shape."""
         channels = x.shape[-1]
-        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        var = self.variable("batch_stats", "var", jnp.ones, channels)
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         # Sums over the rows of a wide matrix are fast, forward and backward.
         abreast = math.gcd(_PIXELS_ABREAST, x.size // channels)
         wide = x.reshape(-1, abreast * channels)

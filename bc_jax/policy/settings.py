@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+import jax
+
 from bc_jax.policy.inputs import policy_pixels
 from bc_jax.policy.network import plan_strides
 from bc_jax.typed import check_finite, check_names
@@ -10,7 +12,12 @@ from bc_jax.typed import check_finite, check_names
 
 @dataclasses.dataclass(frozen=True)
 class PolicyConfig:
-    """How the policy looks, what it is rewarded for, and how it learns."""
+    """How the policy looks, what it is rewarded for, and how it learns.
+
+    Numbers may be traced, but for those that say what the network is and where it looks: one
+    program then serves many of their values, and `jax.vmap` runs these at once. What is traced is
+    not checked.
+    """
 
     # What is maximised: the paper's reward, IG + gamma * s|s|; or the gain that the budget buys,
     # IG - lambda with a learnt price lambda, the mean probability being held at the target.
@@ -20,7 +27,8 @@ class PolicyConfig:
     # Information gain of a block: its pixels' largest KL divergence ("kl", the paper's), the share
     # of its pixels that change class ("change"), or their mean total variation ("tv").
     gain: Literal["kl", "change", "tv"] = "tv"
-    # The gain looks at every (1 / gain_scale)-th row and column of the output.
+    # The resolution at which the gain looks at the output, as a share of the frame's: 0.25 is all
+    # of an output of stride 4. (Of the output's own, where `learn` is called without `Steps`.)
     gain_scale: float = 0.25
     # Weight of the cost in the paper's reward.
     gamma: float = 5.0
@@ -71,14 +79,14 @@ class PolicyConfig:
             ("budget_rate", 0, 1, "above 0, at most 1"),
             ("gain_scale", 0, 1, "1 / a whole number"),
         ):
-            if not low < getattr(self, name) <= high:
-                raise ValueError(f"policy.{name} is {getattr(self, name)}; it must be {allowed}")
+            if _known(value := getattr(self, name)) and not low < value <= high:
+                raise ValueError(f"policy.{name} is {value}; it must be {allowed}")
         for name in ("gamma", "weight_decay", "prior_learning_rate"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"policy.{name} is {getattr(self, name)}; it must be at least 0")
+            if _known(value := getattr(self, name)) and not value >= 0:
+                raise ValueError(f"policy.{name} is {value}; it must be at least 0")
         for name in ("momentum", "batch_norm_decay", "multiplier_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"policy.{name} is {getattr(self, name)}; it must be in [0, 1)")
+            if _known(value := getattr(self, name)) and not 0 <= value < 1:
+                raise ValueError(f"policy.{name} is {value}; it must be in [0, 1)")
         if abs(round(1 / self.gain_scale) * self.gain_scale - 1) > 1e-6:
             raise ValueError(f"policy.gain_scale {self.gain_scale} is not 1 / a whole number")
         if not self.widths or min(*self.widths, self.head_width, self.blocks_per_stage) < 1:
@@ -130,3 +138,8 @@ class PolicyConfig:
     def _changed(cls, name: str, settings: dict, changes: dict) -> "PolicyConfig":
         check_names(changes, cls, f"PolicyConfig.{name}")
         return cls(**{**settings, **changes})
+
+
+def _known(value) -> bool:
+    """Whether a number has a value yet."""
+    return not isinstance(value, jax.core.Tracer)
