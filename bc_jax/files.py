@@ -1,8 +1,15 @@
-"""Files that are there as a whole, or not at all."""
+"""Files that are there as a whole, or not at all, and folders that one process writes to."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # a system without such locks
+    fcntl = None
 
 # What a process that was killed while it wrote has left.
 UNFINISHED = re.compile(r"\..+\.\d+\.unfinished")
@@ -24,3 +31,33 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def alone(folder: Path, *, otherwise: str) -> Iterator[None]:
+    """Hold a folder against other processes; a process that ends in any way no longer holds it.
+
+    Args:
+        folder: is made where it is missing, and goes again where nothing was written to it.
+        otherwise: what the error says.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(otherwise) from None
+            except OSError:  # a file system without locks
+                pass
+        yield
+    finally:
+        os.close(held)
+        with contextlib.suppress(OSError):  # it has been written to
+            for path in made:
+                path.rmdir()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bc_jax.data.opening import path_of
+from bc_jax.files import alone
 
 # Files, and `views`, a folder; what says what the others are of comes last.
 _NAMES = (
@@ -47,20 +48,25 @@ def replaced(directory: Path) -> Iterator[Path]:
         An empty folder to write to. What it holds at the end is moved into the run's folder, and
         what an earlier evaluation left there and this one did not write is removed. After an error
         the earlier one is there as it was.
+
+    Raises:
+        ValueError: another process is at it.
     """
     unfinished = directory / _UNFINISHED
-    _remove(unfinished)  # of a process that was killed
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        for name in _NAMES:
-            new, old = unfinished / name, directory / name
-            if new.is_dir() or not new.exists():
-                _remove(old)
-            if new.exists():
-                os.replace(new, old)
-    finally:
-        _remove(unfinished)
+    busy = f"another evaluation is writing to {directory}; wait for it, or choose another --name"
+    with alone(unfinished, otherwise=busy):
+        try:
+            for left in unfinished.iterdir():  # of a process that was killed
+                _remove(left)
+            yield unfinished
+            for name in _NAMES:
+                new, old = unfinished / name, directory / name
+                if new.is_dir() or not new.exists():
+                    _remove(old)
+                if new.exists():
+                    os.replace(new, old)
+        finally:
+            _remove(unfinished)
 
 
 def _remove(path: Path) -> None:

@@ -13,6 +13,7 @@ import dataclasses
 from bc_jax import blockcopy, build, command_line, outputs, report, training
 from bc_jax.config import Config, from_command_line
 from bc_jax.data import TruncatedVideo, pad_to_blocks
+from bc_jax.files import alone
 from bc_jax.logs import Logger
 from bc_jax.supervised import run as supervised
 
@@ -39,9 +40,17 @@ def main(argv=None) -> None:
 
 def train(config: Config, arguments: Arguments) -> None:
     """Train, from the beginning or from where the run's folder stands."""
-    if config.task is not None:
-        supervised.train(config, fresh=arguments.fresh, resume=arguments.resume)
-        return
+    busy = (
+        f"another process is training in {config.directory}; wait for it, or choose another --name"
+    )
+    with alone(config.directory, otherwise=busy):
+        if config.task is not None:
+            supervised.train(config, fresh=arguments.fresh, resume=arguments.resume)
+        else:
+            _train_policy(config, arguments)
+
+
+def _train_policy(config: Config, arguments: Arguments) -> None:
     saved = training.Saved(config)
     asked = {"fresh": arguments.fresh, "resume": arguments.resume}
     goes_on = training.goes_on(config, saved.latest, **asked)
