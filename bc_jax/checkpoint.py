@@ -6,14 +6,16 @@ checksum. The file comes last and in one rename: a process killed at any moment 
 that no file names, which the next save removes. One process writes to a directory at a time.
 """
 
+import contextlib
 import dataclasses
 import json
+import logging
 import re
 import secrets
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,7 +123,9 @@ class Checkpointer:
             self._remove_leftovers()
             _write_arrays(self.directory / folder, arrays)
             write_text(self._file(step), text)
-        except OSError as error:
+        except Exception as error:  # of a full disk, orbax and tensorstore raise many kinds
+            with contextlib.suppress(OSError):
+                self._remove_leftovers()
             raise CheckpointError(f"cannot write to {self.directory}: {error}") from error
         for other in [*later, *[s for s in self.steps() if s <= step][: -self.keep]]:
             self._file(other).unlink()
@@ -339,11 +343,22 @@ def _stored(array: np.ndarray, i: int) -> dict[str, np.ndarray]:
     return {f"leaf_{i:05d}": array} if array.size else {}
 
 
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """Keep orbax from logging, trace and all, the errors that it raises too."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def _write_arrays(folder: Path, arrays: list[np.ndarray]) -> None:
     import orbax.checkpoint as ocp
 
     stored = {name: a for i, array in enumerate(arrays) for name, a in _stored(array, i).items()}
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _told_once(), ocp.StandardCheckpointer() as checkpointer:
         # Something must be stored even of a tree that has no elements.
         checkpointer.save(folder, {"count": np.asarray(len(arrays)), **stored})
 
@@ -353,7 +368,7 @@ def _read_arrays(folder: Path, leaves: list[_Leaf]) -> list[np.ndarray]:
 
     targets = [_target(leaf) for leaf in leaves]
     stored = {name: a for i, target in enumerate(targets) for name, a in _stored(target, i).items()}
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _told_once(), ocp.StandardCheckpointer() as checkpointer:
         read = checkpointer.restore(folder, {"count": np.asarray(0), **stored})
     return [np.asarray(read.get(f"leaf_{i:05d}", target)) for i, target in enumerate(targets)]
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -296,6 +297,21 @@ def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot write to .*file"):
         Checkpointer(tmp_path / "file").save(0, {}, {})
     assert checkpointer.steps() == []
+
+
+def test_a_full_disk_is_told_once_and_nothing_of_the_save_stays(saved, capfd):
+    before = sorted(path.name for path in saved.directory.iterdir())
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limit[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"^cannot write to .*") as error:
+            saved.save(40, {"noise": np.random.default_rng(0).random(10**5)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert str(saved.directory) in str(error.value)
+    assert "ERROR" not in capfd.readouterr().err
+    assert sorted(path.name for path in saved.directory.iterdir()) == before
+    assert_identical(saved.restore(make_run())[0], make_run(30))
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
