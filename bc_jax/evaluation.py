@@ -78,8 +78,10 @@ class Evaluation:
             with _naming("--checkpoint", checkpoint):
                 for target in self.targets:
                     Checkpointer(_folder(checkpoint, target)).metadata()
-        # Of each row that began from a checkpoint: the frame that its training stood at.
+        # Of each row that began from a checkpoint: the frame that its training stood at, and what
+        # it was trained by.
         self.began_after: dict[str, int] = {}
+        self.trained_by: dict[str, dict] = {}
         self._order: dict[str, float | None] = {}  # name -> target, as in the table
         for target in self.targets:
             for name in settings.policies:
@@ -193,7 +195,7 @@ class Evaluation:
         if checkpoint is not None and runner.steps.learns:
             streams = config.data.streams
             with _naming(option, checkpoint):
-                learnt, self.began_after[name] = load_policy(
+                learnt, self.began_after[name], self.trained_by[name] = load_policy(
                     _folder(checkpoint, target),
                     dataclasses.replace(config, policy=policy),
                     self.network.params,

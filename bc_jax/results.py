@@ -172,6 +172,7 @@ def write(evaluation: Evaluation, rows: list[dict], directory: Path, checkpoint)
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "checkpoint_of_this_run": checkpoint is not None and Path(checkpoint).resolve() == own,
         "checkpoint_frames": evaluation.began_after,
+        "checkpoint_trained_by": evaluation.trained_by,
         "frame_size": list(evaluation.size),
         "dense": {
             "version": evaluation.dense.version,

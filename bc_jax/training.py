@@ -23,6 +23,7 @@ from bc_jax.data import padded_size
 from bc_jax.models import TRAINED
 from bc_jax.models.variables import Variables, checksum
 from bc_jax.policy import PolicyState
+from bc_jax.provenance import provenance
 from bc_jax.runner import Runner, RunnerState
 
 FIGURES = (
@@ -67,6 +68,18 @@ def shapes(config: Config, runner: Runner, size: tuple[int, int], streams: int) 
     return jax.eval_shape(runner.steps.init, jax.random.key(0), runner.params, frames)
 
 
+def newest_metadata(checkpoints: Checkpointer) -> dict:
+    """What was saved beside the newest checkpoint that is whole, for a run that is to go on.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        return checkpoints.metadata(fallback=True)
+    except CorruptCheckpointError as error:
+        raise CorruptCheckpointError(f"{error}; --fresh starts over") from error
+
+
 class Saved:
     """The checkpoints of one run.
 
@@ -79,7 +92,9 @@ class Saved:
         self.folders = (config.directory / "checkpoints", config.directory / "streams")
         self._policies = Checkpointer(self.folders[0], keep=config.train.keep)
         self._streams = Checkpointer(self.folders[1], keep=2)
-        self._parameters: str | None = None  # the network's checksum: it does not change
+        # The network's checksum, and what saves: neither changes.
+        self._parameters: str | None = None
+        self._provenance: dict | None = None
 
     @property
     def latest(self) -> int | None:
@@ -103,16 +118,18 @@ class Saved:
         metrics = {name: _json_number(value) for name, value in runner.metrics.items()}
         self._streams.save(frame, state.replace(policy=None), {"metrics": metrics})
         self._parameters = self._parameters or checksum(runner.params)
+        self._provenance = self._provenance or provenance()
         metadata = {
             "config": json.loads(to_json(self.config)),
             "position": position,
             "parameters": self._parameters,
+            **self._provenance,
         }
         self._policies.save(frame, _kept(state), metadata)
 
     def check(self) -> None:
         """Raise ConfigError where the run that is there was made with other settings."""
-        metadata = self._policies.metadata(fallback=True)
+        metadata = newest_metadata(self._policies)
         saved = saved_config(metadata, self.folders[0])
         # The position of a run that trains a network has no passes; its settings are others anyway.
         begun = metadata.get("position", {}).get("pass", 0) + 1
@@ -168,8 +185,8 @@ class Saved:
 
 def load_policy(
     directory: str | Path, config: Config, params: Variables, like: Callable[[], RunnerState]
-) -> tuple[PolicyState, int]:
-    """The policy of the newest checkpoint in a folder, and the frame that it was saved after.
+) -> tuple[PolicyState, int, dict]:
+    """The policy of the newest checkpoint in a folder, when it was saved, and where it is from.
 
     Args:
         directory: a run's `checkpoints`.
@@ -178,6 +195,9 @@ def load_policy(
         params: of that config's network. They must be those that the policy was trained with:
             drawn from the same seed, or of equal values wherever they were read from.
         like: gives the state of a runner with that config, from `shapes`.
+
+    Returns:
+        The policy, the frame, and what it was trained by: config and provenance.
 
     Raises:
         CheckpointError: it is missing, damaged, or of another policy, network or block size.
@@ -198,7 +218,8 @@ def load_policy(
             "give it the config that it was trained with"
         )
     kept, _ = checkpoints.restore(_kept(like()))
-    return kept["policy"], int(kept["frame"])
+    about = {name: value for name, value in metadata.items() if name != "position"}
+    return kept["policy"], int(kept["frame"]), about
 
 
 def _is_drawn(config: Config) -> bool:

@@ -74,6 +74,11 @@ def test_results_hold_every_row_and_figure(evaluated):
     assert document["state_bytes"] > 0
     assert document["checkpoint_of_this_run"]
     assert document["checkpoint_frames"] == {"learned": 6}
+    trained_by = document["checkpoint_trained_by"]["learned"]
+    assert trained_by["config"]["policy"] == document["config"]["policy"]
+    assert trained_by["command"].startswith("train.py --config configs/debug.py")
+    assert trained_by["commit"] == document["commit"]
+    assert "position" not in trained_by
     for name in POLICIES:
         frequency = np.array(document["execution_frequency"][name])
         assert frequency.shape == (3, 4)

@@ -125,6 +125,8 @@ def test_a_run_writes_checkpoints_and_metrics(root, whole):
     assert metadata["config"]["name"] == "debug"
     network = build.network(load(root / "configs" / "debug.py"))
     assert metadata["parameters"] == checksum(network.params)
+    assert metadata["command"].startswith("train.py --config configs/debug.py")
+    assert {"commit", "versions", "device"} <= metadata.keys()
 
 
 def test_a_run_that_was_stopped_in_every_way_ends_bit_for_bit_as_one_that_was_not(
@@ -274,6 +276,15 @@ def test_a_foreign_checkpoint_is_told(root, tmp_path, capsys):
     (tmp_path / "checkpoints" / "00000004.json").write_text('{"step": 4}')
     code, said = failure(root, capsys, *SETTINGS, "--train.directory", tmp_path)
     assert (code, "was not written by bc_jax" in said) == (1, True)
+
+
+@pytest.mark.parametrize("config", ["debug", "street_network"])
+def test_a_run_with_nothing_whole_says_how_to_start_over(root, tmp_path, capsys, config):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "00000004.json").write_text('{"step')
+    settings = ("--config", f"configs/{config}.py", "--train.directory", tmp_path)
+    code, said = failure(root, capsys, *settings)
+    assert (code, "is damaged" in said, "; --fresh starts over" in said) == (1, True, True)
 
 
 def test_a_missing_video_is_told(root, tmp_path, capsys):

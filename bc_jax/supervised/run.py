@@ -145,7 +145,7 @@ def _batches(config: Config, position: dict | None) -> TrainingBatches:
 
 def _restored(saved: Checkpointer, config: Config, like: TaskState) -> tuple[TaskState, dict]:
     """The newest checkpoint that is whole, and the position in the data."""
-    before = training.saved_config(saved.metadata(fallback=True), saved.directory)
+    before = training.saved_config(training.newest_metadata(saved), saved.directory)
     different = training.differences(before, config, free=_FREE)
     if different:
         raise ConfigError(
@@ -157,7 +157,7 @@ def _restored(saved: Checkpointer, config: Config, like: TaskState) -> tuple[Tas
 
 
 def _save(saved: Checkpointer, config: Config, state: TaskState, batches: TrainingBatches) -> None:
-    metadata = {"config": json.loads(to_json(config)), "position": batches.position}
+    metadata = {"config": json.loads(to_json(config)), "position": batches.position, **provenance()}
     saved.save(int(state.step), state, metadata)
 
 
