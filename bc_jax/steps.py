@@ -40,6 +40,7 @@ class Steps:
         train_interval: `step` learns at every so many frames.
         logits: from the network's outputs to logits [N, h, w, classes].
         gain: how a policy that learns measures what blocks gain; None is by these logits.
+        fill: whether a policy that learns fills a capacity with its next choices.
     """
 
     sparse: BlockCopy
@@ -48,6 +49,7 @@ class Steps:
     train_interval: int = 3
     logits: Callable[[Any], jax.Array] = only_array
     gain: Gain | None = None
+    fill: bool = True
 
     def __post_init__(self):
         """Raises ValueError for an unknown policy, and for what cannot be; TypeError likewise."""
@@ -186,7 +188,7 @@ class Steps:
             state: what `decide` returned.
             decision: likewise.
             frames: the same frames.
-            capacity: K, static. A policy that learns fills spare room with its next choices. None
+            capacity: K, static. A policy that learns fills spare room, see `fill`. None
                 runs all blocks, whatever was decided, which is faster than as many blocks are.
 
         Returns:
@@ -211,7 +213,7 @@ class Steps:
             required=decision.required,
         )
         # A policy to compare with executes what it says, and no more.
-        grid = filled & decision.allowed if self.learns else filled & wanted
+        grid = filled & (decision.allowed if self.learns and self.fill else wanted)
         if jnp.issubdtype(frames.dtype, jnp.floating):  # others are always allowed
             frames = jnp.where(decision.allowed[..., None], frames, jnp.zeros((), frames.dtype))
         return grid, frames

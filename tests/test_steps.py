@@ -57,6 +57,32 @@ def test_a_baseline_s_target_may_be_traced():
     np.testing.assert_allclose(grids.mean(axis=(1, 2, 3, 4)), [0, 0.5])
 
 
+def test_without_filling_the_blocks_drawn_are_executed_and_targets_run_side_by_side():
+    clips = np.stack([CLIP, 255 - CLIP])
+
+    def executed(target):
+        policy = dataclasses.replace(SMALL, target=target)
+        steps = Steps(SPARSE, policy, fill=False)
+
+        def frame(state, pixels):
+            state, decision = steps.decide(state, pixels)
+            state, outcome = steps.execute(PARAMS, state, decision, pixels, capacity=6)
+            return state, (outcome.grid, decision.sampled)
+
+        def clip(state, frames):
+            reset = jnp.ones(1, bool)
+            state, outcome = steps.step(PARAMS, state, frames[0], reset, capacity=None)
+            state, grids = jax.lax.scan(frame, state, frames[1:])
+            return state, (outcome.grid, *grids)
+
+        return jax.lax.scan(clip, steps.init(jax.random.key(0), PARAMS, CLIP[0]), clips)[1]
+
+    first, grids, sampled = jax.jit(jax.vmap(executed))(jnp.array([0.2, 0.5, 0.9]))
+    assert first.all()
+    np.testing.assert_array_equal(grids, sampled)
+    np.testing.assert_allclose(grids.mean(axis=(1, 2, 3, 4, 5)), [0.2, 0.5, 0.9], atol=0.12)
+
+
 def test_what_is_known_is_checked_beside_what_is_traced():
     def wrong(target):
         return dataclasses.replace(SMALL, target=target, momentum=1.0).target
