@@ -62,7 +62,7 @@ class Steps:
             raise TypeError(f"gain is {self.gain!r}; it is a bc_jax.policy.Gain(keep, compare)")
         every = self.train_interval
         if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 1:
-            raise ValueError(f"train_interval is {every!r}; it is a whole number of frames, from 1")
+            raise ValueError(f"train_interval is {every!r}; it is 1 frame or more, whole")
         if not isinstance(self.target, jax.core.Tracer) and not 0 <= self.target <= 1:
             raise ValueError(f"target is {self.target}; it is a fraction of the blocks, 0 to 1")
         if not self.learns and self.policy not in BASELINES:

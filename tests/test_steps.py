@@ -105,5 +105,5 @@ def test_floats_of_64_bits_change_nothing(policy):
 
 @pytest.mark.parametrize("interval", [0, 1.5, True, "3"])
 def test_an_interval_is_a_whole_number_of_frames(interval):
-    with pytest.raises(ValueError, match=r"train_interval is .*; it is a whole number of frames"):
+    with pytest.raises(ValueError, match=r"train_interval is .*; it is 1 frame or more, whole"):
         Steps(SPARSE, SMALL, train_interval=interval)
