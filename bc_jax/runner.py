@@ -17,6 +17,7 @@ import numpy as np
 from bc_jax.compiled_steps import CompiledSteps
 from bc_jax.logits import only_array
 from bc_jax.policy import Gain, PolicyConfig
+from bc_jax.runner_state import begun_anew, written_into
 from bc_jax.sizes import Sizes
 from bc_jax.sparse import BlockCopy, Prepared, blockcopy
 from bc_jax.sparse.transform import check_capacity, one_array
@@ -133,6 +134,7 @@ class Runner:
         self._sizes: Sizes | None = None
         self._goes_on: jax.Array | None = None  # `reset` where no stream begins
         self._begun = False  # whether all streams are known to have begun
+        self._at_work = False  # whether a frame has begun that has not come to its end
 
     @property
     def params(self):
@@ -146,16 +148,16 @@ class Runner:
         It is valid until the next call, which writes into it: `jax.tree.map(jnp.copy, state)` keeps
         it. What is put in its place is copied, and stays whole.
         """
+        self._mend()
         return None if self._state is None else self._pieces.unpacked(self._state)
 
     @state.setter
     def state(self, state: RunnerState | None):
-        self._frames, self._begun = None, False
+        self._frames, self._begun, self._at_work = None, False, False
         if state is None:
             self._state = None
             return
-        leaves = jax.tree.leaves(state)
-        if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves):
+        if written_into(state):
             raise ValueError(
                 "this state is not that of the last frame: the next one has written into it; keep "
                 "jax.tree.map(jnp.copy, runner.state) of a state to come back to"
@@ -180,6 +182,10 @@ class Runner:
             The network's outputs for [N, H, W, 3]. They are valid until the next call, which
             writes into them: copy what you keep.
 
+        A frame that ends early, by Ctrl-C or an error, may have written into the state: then all
+        streams begin anew with the next one, by what was learnt where that is whole, and a warning
+        says so.
+
         Raises:
             ValueError: frames of another shape or dtype than the first ones', or not of whole
                 blocks; `reset` has not one value for each stream; `capacity` is not from 1 to all
@@ -197,6 +203,7 @@ class Runner:
         total = int(np.prod(self.steps.sparse.grid_shape(frames)))
         capacity = None if self._capacity is None else _blocks(self._capacity, total)
         self.compiled = ()
+        self._mend()
         if self._state is None:
             self._notice("state")
             self.steps.sparse.explain(self._params, frames)  # warns where nothing is to be gained
@@ -206,7 +213,7 @@ class Runner:
         if frames.shape != kept.shape or frames.dtype != kept.dtype:
             raise ValueError(
                 f"frames are {frames.dtype}{list(frames.shape)} and were "
-                f"{kept.dtype}{list(kept.shape)} before; begin a new Runner for another size"
+                f"{kept.dtype}{list(kept.shape)} before; begin a new Runner for others"
             )
         options = {"dense": dense, "count": None if count is None else np.int32(count)}
         if self._prepared is None:
@@ -219,14 +226,33 @@ class Runner:
         reset = np.broadcast_to(np.asarray(reset, bool), len(frames)) if begins else self._goes_on
         frame = 1 + (int(self._state.frame) if self._frames is None else self._frames)
         learns = self.learning and frame % self.steps.train_interval == 0
+        self._at_work = True
         if capacity is None:
             outputs = self._run_in_parts(frames, reset, learns, options)
         else:
             if self._begins(frames, begins):
                 capacity = self._to_begin(frames, reset, total)
             outputs = self._run_at_once(frames, reset, learns, capacity, options)
-        self._frames = frame
+        self._frames, self._at_work = frame, False
         return outputs
+
+    def _mend(self) -> None:
+        """Begin anew where the last frame ended early, after it had written into the state."""
+        if not self._at_work:
+            return
+        self._frames, self._begun, self._at_work = None, False, False
+        old = self._state
+        if not written_into(old):
+            return
+        frames = old.frame_state.frames
+        new = self._pieces.init(self._key, self._params, jnp.zeros(frames.shape, frames.dtype))
+        self._state = begun_anew(old, new)
+        forgotten = self.steps.learns and self._state.policy is new.policy
+        warnings.warn(
+            "the last frame ended early, and had written into the state: all streams begin anew"
+            + (", and what the policy had learnt is lost" if forgotten else ""),
+            stacklevel=3,
+        )
 
     def _rehearse(self, frames, capacities: set[int], options: dict) -> None:
         """Compile what every stream needs, by frames of which nothing stays."""
@@ -240,6 +266,9 @@ class Runner:
                         self._run_in_parts(frames, all_begin, learns, options)
                     else:
                         self._run_at_once(frames, all_begin, learns, capacity, options)
+        except BaseException:
+            self._prepared = None  # so that the next frame does all of this
+            raise
         finally:
             self._state, self.metrics = kept, metrics
 
@@ -362,7 +391,7 @@ def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:
 
 def _warn_of_range(frames) -> None:
     """Warn where the policy would see nothing but white."""
-    if not jnp.issubdtype(frames.dtype, jnp.floating):
+    if frames.dtype == jnp.uint8:
         return
     largest = float(jnp.where(jnp.isfinite(frames), frames, 0).max())
     if largest > 2:

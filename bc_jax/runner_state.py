@@ -42,6 +42,19 @@ class RunnerState:
     skipped_frames: jax.Array
 
 
+def written_into(state) -> bool:
+    """Whether one of a pytree's arrays is no longer there, as another program wrote into it."""
+    leaves = jax.tree.leaves(state)
+    return any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves)
+
+
+def begun_anew(old: RunnerState, new: RunnerState) -> RunnerState:
+    """A new state with what is still there of an old one and belongs to no frame."""
+    names = ("policy", "key", "carry", "frame", "skipped_frames")
+    kept = {name: getattr(old, name) for name in names}
+    return new.replace(**{name: x for name, x in kept.items() if not written_into(x)})
+
+
 @struct.dataclass
 class Decision:
     """What the policy wants of one frame, before capacity.

@@ -491,6 +491,50 @@ def test_a_state_that_was_written_into_is_refused():
     run(video()[2])
 
 
+def interrupted(call):
+    """The call, which computes and is then interrupted, as by Ctrl-C, before it returns."""
+
+    def stops(*args, **options):
+        jax.block_until_ready(call(*args, **options))
+        raise KeyboardInterrupt
+
+    return stops
+
+
+@pytest.mark.parametrize("capacity", [None, 3])
+def test_after_an_interrupted_frame_all_streams_begin_anew(capacity, monkeypatch):
+    run = runner(capacity=capacity, train_interval=1)
+    for frames in video(4):
+        run(frames)
+    learnt = int(run.state.policy.step)
+    of, name = (run.steps.sparse, "compiled") if capacity is None else (run._pieces, "frame")
+    with monkeypatch.context() as patch:
+        patch.setattr(of, name, interrupted(getattr(of, name)))
+        with pytest.raises(KeyboardInterrupt):
+            run(video()[5])
+    told = "all streams begin anew$" if capacity is None else "policy had learnt is lost"
+    with pytest.warns(UserWarning, match=told):
+        state = run.state
+    assert int(state.policy.step) == (learnt if capacity is None else 0)
+    assert state.missing.all()
+    np.testing.assert_allclose(run(video()[6]), dense(video()[6]), atol=1e-5)
+    assert run.outcome.grid.all()
+    run(video()[7])  # without a word
+
+
+def test_after_an_interrupted_frame_a_state_can_be_put_back(monkeypatch):
+    run = runner("all")
+    run(video()[0])
+    kept = jax.tree.map(jnp.copy, run.state)
+    with monkeypatch.context() as patch:
+        patch.setattr(run.steps.sparse, "compiled", interrupted(run.steps.sparse.compiled))
+        with pytest.raises(KeyboardInterrupt):
+            run(video()[1])
+    run.state = kept
+    run(video()[1])
+    assert int(run.state.frame) == 2
+
+
 def test_logits_may_be_larger_than_the_frame():
     def larger(params, frames):
         n, h, w, c = frames.shape
@@ -507,6 +551,10 @@ def test_logits_may_be_larger_than_the_frame():
 def test_frames_that_the_policy_would_see_as_white_are_told():
     with pytest.warns(UserWarning, match="float32 of up to 25.*the policy takes floats from 0 to"):
         runner()(255 * video()[0])
+    with pytest.warns(UserWarning, match="int32 of up to 25.*the policy takes floats from 0 to"):
+        Runner(lambda params, x: network(params, x / 255), PARAMS, block_size=BLOCK)(
+            (255 * video()[0]).astype(np.int32)
+        )
 
 
 def test_errors_name_what_is_possible():

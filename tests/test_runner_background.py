@@ -104,6 +104,24 @@ def test_the_first_frame_leaves_no_more_than_a_frame(options):
     assert int(later.state.frame) == 2
 
 
+def test_a_first_frame_that_was_interrupted_is_made_up_for(monkeypatch, compiling_threads):
+    run = runner(background=True, **STEPS)
+
+    def stops(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_run_in_parts", stops)
+        with pytest.raises(KeyboardInterrupt):
+            run(video()[0])
+    run(video()[0])
+    compiling_threads.clear()
+    for frame in video(8)[1:]:
+        run(jnp.asarray(frame))
+        finished(run)
+    assert "MainThread" not in compiling_threads
+
+
 def test_frames_beside_which_something_is_compiled_are_told():
     told = []
     run = runner(background=True, on_compile=told.append, **STEPS)
