@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import blockcopy, build, command_line
-from bc_jax.config import Config, from_command_line
+from bc_jax.config import Config, ConfigError, from_command_line
 from bc_jax.data import pad_to_blocks
 from bc_jax.logs import Progress
 from bc_jax.programs import dense_programs, sparse_program
 from bc_jax.sparse import BlockCopy
 from bc_jax.timing import alternate, efficiency, fastest
+from bc_jax.typed import check_at_least
 
 COLUMNS = {
     "executed": "{executed}/{blocks}",
@@ -39,6 +40,14 @@ class Arguments:
     # How often each is timed; the median counts.
     repeats: int = 10
 
+    def __post_init__(self):
+        check_at_least(self, "", 1, "repeats")
+        for fraction in self.fractions:
+            if not 0 <= fraction <= 1:
+                raise ConfigError(
+                    f"fractions has {fraction}; each is 0 to 1, a share of the blocks"
+                )
+
 
 def main(argv=None) -> None:
     """Read the settings, measure, and say what cannot be in one line."""
@@ -50,8 +59,6 @@ def main(argv=None) -> None:
 
 def bench(config: Config, arguments: Arguments) -> None:
     """Measure, and print a table."""
-    if arguments.repeats < 1 or not all(0 <= f <= 1 for f in arguments.fractions):
-        raise ValueError("repeats is at least 1, and each of fractions in [0, 1]")
     network = build.network(config)
     batch = next(iter(build.evaluation_frames(config)))
     frames, _ = pad_to_blocks(batch.frames, config.blocks.size)

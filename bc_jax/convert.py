@@ -330,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_variables(output, variables)
     except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"bc_jax.convert: {error}")
+        sys.exit(f"{parser.prog}: error: {error}")
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     print(f"{output}: {count:,} parameters")
 

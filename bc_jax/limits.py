@@ -8,6 +8,8 @@ from bc_jax.typed import ConfigError, field_name
 MOST_SIDE = 2**14
 # Frames per second of a video that is written: the least and the most.
 FPS = 0.001, 1000
+# The least width, in pixels, of a picture of all that happens: its lines have to be read.
+LEAST_WIDTH = 960
 # JAX makes keys of 32 bits: a greater seed would be that of a smaller one again.
 MOST_SEED = 2**32 - 1
 
@@ -22,6 +24,14 @@ def check_sides(config: Any, part: str, *names: str) -> None:
             raise ConfigError(
                 f"{field_name(part, name)} {size} has a side above {MOST_SIDE} pixels, the most"
             )
+
+
+def check_width(width: int) -> None:
+    """Raises ConfigError, a ValueError, where no picture is that wide."""
+    if not LEAST_WIDTH <= width <= MOST_SIDE or width % 2:
+        raise ConfigError(
+            f"width is {width}; it is even and at least {LEAST_WIDTH}, at most {MOST_SIDE}"
+        )
 
 
 def check_fps(config: Any, part: str, name: str) -> None:

@@ -17,7 +17,7 @@ from bc_jax.data import TruncatedVideo
 from bc_jax.data.opening import path_of
 from bc_jax.evaluation import Evaluation
 from bc_jax.film import Film, Wanted
-from bc_jax.limits import check_fps
+from bc_jax.limits import check_fps, check_width
 from bc_jax.logs import Progress
 from bc_jax.typed import check_at_least, check_finite
 from bc_jax.view.display import displayed
@@ -60,7 +60,7 @@ class Arguments:
     stills: int = 0
     # Frames per second of the video; None is the input's, or 10 where that is not known.
     fps: float | None = None
-    # Largest width of the picture in pixels; it is at most 16:9.
+    # Largest width of the picture in pixels, even and at least 960; the picture is at most 16:9.
     width: int = 1920
     # Show the picture as it is made: in a window, or in the terminal where there is none.
     display: bool = False
@@ -71,6 +71,7 @@ class Arguments:
         if self.frames is not None:
             check_at_least(self, "", 1, "frames")
         check_fps(self, "", "fps")
+        check_width(self.width)
 
 
 def main(argv=None) -> None:

@@ -57,6 +57,8 @@ def test_each_command_helps(name, capsys, monkeypatch):
     [
         (["explain", "--size", "1000000", "64"], "size (1000000, 64) has a side above 16384"),
         (["explain", "--size", "0", "64"], "size (0, 64) has a side below 1"),
+        (["bench", "--repeats", "0"], "repeats is 0, and 1 is the least"),
+        (["bench", "--fractions", "0.3", "30"], "fractions has 30.0; each is 0 to 1, a share of"),
         (["evaluate", "--tflops", "inf"], "tflops is inf, which is not finite"),
         (["evaluate", "--tflops", "0"], "tflops is 0.0; a device has a number above 0"),
         (["train", "--name", "a/b"], "name 'a/b' cannot be a folder's"),
@@ -80,6 +82,14 @@ def test_an_argument_that_cannot_be_is_told_before_anything_is_done(
         commands.main([*words, *config])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_convert_names_itself_as_the_others_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bc-jax"])
+    with pytest.raises(SystemExit, match=r"^bc-jax convert: error: .*gone\.pth"):
+        commands.main(
+            ["convert", "--model=espnet", f"--checkpoint={tmp_path}/gone.pth", "--output=b"]
+        )
 
 
 def test_explain_prints_the_report(root, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -281,6 +282,19 @@ def test_no_video(tmp_path, content):
         open_source(path)
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("rtsp://user@camera/1", r"'rtsp://user@camera/1' is an address, and none is read over a"),
+        ("HTTP://a/b.mp4", r"'HTTP://a/b.mp4' is an address.*give a video file, .*of your own"),
+        ("", "'' is empty; give a video file, a folder of images"),
+    ],
+)
+def test_what_is_no_path_is_told(spec, message):
+    with pytest.raises(ValueError, match=message):
+        open_source(spec)
+
+
 def test_sound_alone_is_no_video(tmp_path):
     path = tmp_path / "tone.wav"
     with av.open(str(path), "w") as file:
@@ -335,6 +349,21 @@ def test_file_cut_between_two_frames_is_truncated(tmp_path, suffix):
     path.write_bytes(whole.read_bytes()[:place])
     with pytest.raises(TruncatedVideo, match="the file ends after frame 11: 12 of 30 frames"):
         list(open_source(path))
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mjpeg"])
+def test_frames_that_a_recorder_dropped_are_not_missing(tmp_path, codec):
+    path, times = tmp_path / "a.avi", (0, 1, 3, 4, 8, 12, 13)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25)
+        stream.height, stream.width = 48, 64
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(picture(time), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 25)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    np.testing.assert_allclose(numbers(open_source(path)), times, atol=1)
 
 
 def test_file_cut_within_its_last_frame_is_truncated(tmp_path, video):

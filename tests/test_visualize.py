@@ -145,6 +145,7 @@ def test_what_is_not_heeded_is_refused(words, message, capsys):
         (("--fps", "inf"), "fps is inf, which is not finite"),
         (("--fps", "0"), "fps 0.0 is not above 0; it can be 0.001 to 1000 frames per second"),
         (("--fps", "1e9"), "fps 1000000000.0 is no frame rate; it can be 0.001 to 1000"),
+        (("--width", "10"), "width is 10; it is even and at least 960, at most 16384"),
         (("--start", "600"), "start 600 is beyond the end of video "),
         (("--start", "600"), "; --start says where to begin"),
         (("--output", "/proc/x.mp4"), "video /proc/x.mp4 cannot be written: "),

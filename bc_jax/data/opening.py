@@ -10,6 +10,7 @@ from bc_jax.data.source import OnError, Source
 from bc_jax.data.video import open_camera, open_video
 
 _CLIPS = Path(__file__).parent / "clips"
+_POSSIBLE = "give a video file, a folder of images, 'camera:0', 'street:val', 'cityscapes:ROOT/val'"
 # What begins so is no path of its own.
 _SCHEMES = ("camera:", "street:", "cityscapes:")
 
@@ -71,6 +72,12 @@ def open_source(
         from bc_jax.data.cityscapes import open_cityscapes
 
         source = open_cityscapes(str(spec))
+    elif not str(spec) or re.match(r"[a-z0-9+]+://", str(spec), re.IGNORECASE):
+        what = "an address, and none is read over a network" if str(spec) else "empty"
+        raise ValueError(
+            f"{str(spec)!r} is {what}; {_POSSIBLE} (frames from elsewhere are given to Runner in "
+            "a loop of your own)"
+        )
     else:
         source = _open_path(path_of(spec))
     source = dataclasses.replace(source, on_error=on_error, resize=size, size=size or source.size)
@@ -97,8 +104,7 @@ def _open_path(path: Path) -> Source:
         return open_folder(path)
     if not path.exists():
         raise FileNotFoundError(
-            f"there is no file or folder {path}; give a video file, a folder of images, "
-            f"'camera:0', 'street:val', 'cityscapes:ROOT/val', or a clip that comes with the "
+            f"there is no file or folder {path}; {_POSSIBLE}, or a clip that comes with the "
             f"package: {', '.join(shipped_clips())}"
         )
     return open_video(path)

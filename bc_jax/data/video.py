@@ -195,13 +195,15 @@ def _ends_early(container, stream, packets: int, end: int | None) -> bool:
     import av
 
     frame_time = 1 / (stream.average_rate * stream.time_base) if stream.average_rate else 0
-    if "mp4" in container.format.name:
-        # An edit list may leave packets out, so the time must be short as well.
-        if packets >= stream.frames or None in (stream.duration, end):
+    has_edits = "mp4" in container.format.name
+    if stream.frames or has_edits:
+        # Edit lists leave packets out, and AVI counts frames that were dropped as they were
+        # recorded: the time must be short as well.
+        if packets >= stream.frames:
             return False
+        if None in (stream.duration, end):
+            return not has_edits
         return end < (stream.start_time or 0) + stream.duration - frame_time / 2
-    if stream.frames:
-        return packets < stream.frames
     if container.duration is None or end is None or len(container.streams) > 1:
         return False  # the container's duration may be another stream's
     start = container.start_time or 0

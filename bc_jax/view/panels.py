@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bc_jax.limits import check_width
 from bc_jax.view.drawing import fit_text, font, viridis
 from bc_jax.view.layers import GAIN_POWER, TITLES, draw_layers, highest
 
@@ -364,5 +365,4 @@ def _check(frame, classes, executed, state, gain, probabilities, palette, names,
             f"prediction_classes go from {classes.min()} to {classes.max()}; there are "
             f"{len(palette)} classes"
         )
-    if width < 960 or width % 2:
-        raise ValueError(f"width is {width}; it is even and at least 960")
+    check_width(width)
