@@ -205,6 +205,9 @@ def _shown(value: float, form: str = "{:.1f}") -> str:
 def _save(picture: np.ndarray, path: Path) -> None:
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     quality = {"quality": _QUALITY} if path.suffix == ".jpg" else {}
-    Image.fromarray(picture).save(path, **quality)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path, **quality)
+    except OSError as error:
+        raise OSError(f"picture {path} cannot be written: {error.strerror or error}") from error

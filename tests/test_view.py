@@ -1,12 +1,14 @@
 """Panels, plots and video."""
 
 import os
+import resource
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from bc_jax import film
 from bc_jax.data import open_source
 from bc_jax.models import cityscapes
 from bc_jax.view import VideoWriter, panel, panels, plot_executed, plot_log, plot_tradeoff
@@ -364,6 +366,26 @@ def test_colours_survive(tmp_path, colour):
     with VideoWriter(path, 10) as writer:
         writer.write(np.full((32, 32, 3), colour, np.uint8))
     np.testing.assert_allclose(next(iter(open_source(path)))[16, 16], colour, atol=4)
+
+
+@pytest.fixture
+def full_disk():
+    """No file can be longer than 200 kB, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, full_disk):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 128, 128, 3), np.uint8)
+    told = r"video .*a\.mp4 cannot be written: File too large"
+    with pytest.raises(OSError, match=told), VideoWriter(tmp_path / "a.mp4", 10) as writer:
+        for frame in noise:
+            writer.write(frame)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match=r"picture .*a\.png cannot be written: File too large"):
+        film._save(noise.reshape(960, 1024, 3), tmp_path / "a.png")
 
 
 def test_an_error_leaves_the_old_video(tmp_path):

@@ -1,5 +1,6 @@
 """Pictures to an mp4 file that browsers play."""
 
+import contextlib
 import errno
 import os
 from fractions import Fraction
@@ -26,7 +27,7 @@ class VideoWriter:
 
     Raises:
       ValueError: the path does not end in .mp4, or fps is not 0.001 to 1000.
-      OSError: nothing can be written there; names the path.
+      OSError: nothing can be written there, now or later; names the path.
     """
 
     def __init__(
@@ -78,7 +79,8 @@ class VideoWriter:
         )
         # Named outright: players guess the matrix of unmarked video by its height.
         picture = picture.reformat(format="yuv420p", dst_colorspace=_BT709)
-        self._container.mux(self._stream.encode(picture))
+        with self._naming():
+            self._container.mux(self._stream.encode(picture))
         self.frames += 1
 
     def close(self):
@@ -93,9 +95,10 @@ class VideoWriter:
             self._closed = True
             raise ValueError(f"{self.path}: no frame was written, so there is no video")
         try:
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
-            os.replace(self._unfinished, self.path)
+            with self._naming():
+                self._container.mux(self._stream.encode(None))
+                self._container.close()
+                os.replace(self._unfinished, self.path)
         except BaseException:
             self._drop()
             raise
@@ -122,6 +125,14 @@ class VideoWriter:
             why = error.strerror
             raise type(error)(f"video {self.path} cannot be written: {why}") from error
 
+    @contextlib.contextmanager
+    def _naming(self):
+        """Name the video in an error such as a full disk's."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"video {self.path} cannot be written: {error.strerror}") from error
+
     def _open(self, size: tuple[int, int]):
         self._container = _pyav().open(
             str(self._unfinished), "w", format="mp4", options={"movflags": "faststart"}
@@ -137,7 +148,8 @@ class VideoWriter:
     def _drop(self):
         self._closed = True
         if self._container is not None:
-            self._container.close()
+            with contextlib.suppress(OSError):  # a full disk's, which has been told
+                self._container.close()
             self._unfinished.unlink(missing_ok=True)
 
 
