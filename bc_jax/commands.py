@@ -25,8 +25,12 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one of the commands with the arguments that follow its name."""
-    with _reader_may_leave():
-        _run(argv)
+    try:
+        with _reader_may_leave():
+            _run(argv)
+    except KeyboardInterrupt:
+        print("bc-jax: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _run(argv: Sequence[str] | None) -> None:

@@ -36,6 +36,17 @@ def test_a_reader_who_leaves_ends_it_quietly(words):
         assert process.stderr.read() == b""
 
 
+def test_ctrl_c_ends_it_in_one_line(monkeypatch, capsys):
+    def stops(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bc_jax.explain.main", stops)
+    with pytest.raises(SystemExit) as stop:
+        commands.main(["explain"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "bc-jax: interrupted\n"
+
+
 def test_an_unknown_command_is_told(capsys):
     with pytest.raises(SystemExit) as stop:
         commands.main(["fly"])

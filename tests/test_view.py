@@ -11,7 +11,7 @@ from PIL import Image
 from bc_jax import film
 from bc_jax.data import open_source
 from bc_jax.models import cityscapes
-from bc_jax.view import VideoWriter, panel, panels, plot_executed, plot_log, plot_tradeoff
+from bc_jax.view import VideoWriter, panel, panels, plot_executed, plot_log, plot_tradeoff, plots
 from bc_jax.view.colours import distances, distinct
 from bc_jax.view.drawing import block_edges, colour_mapped, fit_text, font, spread, viridis
 from bc_jax.view.plots import read_log, running_mean
@@ -438,6 +438,18 @@ def is_picture(path):
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"))
     return min(pixels.shape[:2]) > 300 and pixels.std() > 5
+
+
+def test_frames_are_whole_numbers_on_the_axis(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    plot_executed(tmp_path / "a.png", [0.3] * 20)
+    log = tmp_path / "metrics.csv"
+    log.write_text("step,loss\n" + "".join(f"{t},{t}\n" for t in range(20)))
+    plot_log(tmp_path / "b.png", log, ["loss"])
+    for figure in figures:
+        ticks = figure.axes[0].get_xticks()
+        np.testing.assert_array_equal(ticks, np.round(ticks))
 
 
 def test_plots_are_written(tmp_path):

@@ -53,6 +53,7 @@ def plot_executed(
         )
     axes.set(xlabel="frame", ylabel="share of blocks executed", ylim=(0, 1.02), title=title)
     axes.margins(x=0.01)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # no frame is number 2.5
     legend_below(axes, len(series))
     return save_figure(figure, path)
 
@@ -93,6 +94,7 @@ def plot_log(
         axes.plot(at[there], running_mean(values[there], window), color=colour, linewidth=2)
         axes.set_ylabel(name)
         axes.margins(x=0.01)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     all_axes[-1].set_xlabel(x if x in table else "row")
     all_axes[0].set_title(f"{Path(log).name}: values and their mean over the last {window}")
     figure.align_ylabels()
