@@ -39,7 +39,9 @@ def main(argv: list[str] | None = None, network: models.Network | None = None) -
         background=True,  # a camera does not wait for a compiler
     )
     try:
-        source = open_source(given.source, size=given.size, frames=given.frames)
+        source = open_source(  # a file that breaks off ends there, with a warning
+            given.source, size=given.size, frames=given.frames, on_error="stop"
+        )
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     count = 0

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import zoo
+from PIL import Image
 
 SMALL = {"size": (64, 96), "block": 32}
 
@@ -97,6 +98,15 @@ def test_live(root, network, capsys, monkeypatch):
     assert "frame 2: " in capsys.readouterr().out
     assert live.main([*options, "--frames", "2", "--display"], network) == 2
     assert "▀" in capsys.readouterr().out
+
+
+def test_live_ends_where_a_video_breaks_off(root, network, tmp_path):
+    for number in range(2):
+        Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    live = example(root, "live")
+    with pytest.warns(UserWarning, match=r"2\.png cannot be read"):
+        assert live.main(["--source", str(tmp_path), "--block", "32"], network) == 2
 
 
 def test_every_example_is_tested(root):
