@@ -17,10 +17,11 @@ import numpy as np
 from bc_jax.compiled_steps import CompiledSteps
 from bc_jax.logits import only_array
 from bc_jax.policy import Gain, PolicyConfig
+from bc_jax.policy.inputs import warn_of_range
 from bc_jax.runner_state import begun_anew, written_into
-from bc_jax.sizes import Sizes
+from bc_jax.sizes import Sizes, blocks_of
 from bc_jax.sparse import BlockCopy, Prepared, blockcopy
-from bc_jax.sparse.transform import check_capacity, one_array
+from bc_jax.sparse.transform import one_array
 from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, whole_streams
 
 __all__ = [
@@ -201,13 +202,13 @@ class Runner:
                 "are joined along the channels"
             )
         total = int(np.prod(self.steps.sparse.grid_shape(frames)))
-        capacity = None if self._capacity is None else _blocks(self._capacity, total)
+        capacity = None if self._capacity is None else blocks_of(self._capacity, total)
         self.compiled = ()
         self._mend()
         if self._state is None:
             self._notice("state")
             self.steps.sparse.explain(self._params, frames)  # warns where nothing is to be gained
-            _warn_of_range(frames)
+            warn_of_range(frames)
             self._state = self._pieces.init(self._key, self._params, frames)
         kept = self._state.frame_state.frames
         if frames.shape != kept.shape or frames.dtype != kept.dtype:
@@ -387,28 +388,3 @@ def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:
     """What a program is compiled for, in the place of an array."""
     sharding = x.sharding if x.committed else None
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=x.aval.weak_type)
-
-
-def _warn_of_range(frames) -> None:
-    """Warn where the policy would see nothing but white."""
-    if frames.dtype == jnp.uint8:
-        return
-    largest = float(jnp.where(jnp.isfinite(frames), frames, 0).max())
-    if largest > 2:
-        warnings.warn(
-            f"frames are {frames.dtype} of up to {largest:g}; the policy takes floats from 0 to 1, "
-            "or uint8, and sees all above 1 as 1",
-            stacklevel=3,
-        )
-
-
-def _blocks(capacity, total: int) -> int:
-    """How many blocks a `Runner`'s capacity is, of all; ValueError where it is none."""
-    if not isinstance(capacity, float | np.floating):
-        return check_capacity(capacity, total)
-    if not 0 < capacity <= 1:
-        raise ValueError(
-            f"capacity must be a number of blocks from 1 to {total}, or a share of them above 0.0 "
-            f"and at most 1.0; got {capacity}"
-        )
-    return max(1, round(capacity * total))

@@ -3,11 +3,27 @@
 import concurrent.futures
 from collections.abc import Callable
 
+import numpy as np
+
+from bc_jax.sparse.transform import check_capacity
+
 
 def capacities(total: int, steps: int) -> tuple[int, ...]:
     """The capacities that programs are compiled for: multiples of total/steps, rounded up."""
     unit = -(-total // steps)
     return tuple(min(total, unit * i) for i in range(1, -(-total // unit) + 1))
+
+
+def blocks_of(capacity: float, total: int) -> int:
+    """How many blocks a `Runner`'s capacity is, of all; ValueError where it is none."""
+    if not isinstance(capacity, float | np.floating):
+        return check_capacity(capacity, total)
+    if not 0 < capacity <= 1:
+        raise ValueError(
+            f"capacity must be a number of blocks from 1 to {total}, or a share of them above 0.0 "
+            f"and at most 1.0; got {capacity}"
+        )
+    return max(1, round(capacity * total))
 
 
 class Sizes:

@@ -1,6 +1,7 @@
 """What the policy network sees: frame, frame state, previous output, and previous grid or age."""
 
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,19 @@ def unit_range(frames: jax.Array) -> jax.Array:
     if frames.dtype == jnp.uint8:
         return frames.astype(jnp.float32) / 255
     return jnp.clip(jnp.nan_to_num(frames.astype(jnp.float32), posinf=0.0, neginf=0.0), 0, 1)
+
+
+def warn_of_range(frames) -> None:
+    """Warn where the policy would see nothing but white."""
+    if frames.dtype == jnp.uint8:
+        return
+    largest = float(jnp.where(jnp.isfinite(frames), frames, 0).max())
+    if largest > 2:
+        warnings.warn(
+            f"frames are {frames.dtype} of up to {largest:g}; the policy takes floats from 0 to 1, "
+            "or uint8, and sees all above 1 as 1",
+            stacklevel=3,
+        )
 
 
 def probabilities(outputs: jax.Array) -> jax.Array:
