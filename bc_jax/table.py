@@ -5,7 +5,8 @@
 Writes table.md, table.json and table.png (the paper's Figure 7). Every row says whether it was
 measured or is quoted from the supplement; data sets are kept apart. A time is normalised to a GTX
 1080 Ti as the supplement does it, `ms * TFLOPS / 11.34`, where the device's TFLOPS (float32, its
-maker's figure) are given, and else not at all.
+maker's figure) are given, and else not at all. Of runs that differ in their seed alone, means and
+deviations are shown too.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from bc_jax import command_line
 from bc_jax.files import write_text
 from bc_jax.measurement import DENSE, LEARNING, policy_of
 from bc_jax.models import TRAINED
+from bc_jax.over_seeds import lines, over_seeds
 from bc_jax.results import markdown
 from bc_jax.view import Method, plot_methods
 
@@ -58,6 +60,13 @@ class Run:
         model = self.about["config"]["model"]
         shipped = "the package's" if model["name"] in TRAINED else "random"
         return model["weights"] or shipped
+
+    @property
+    def settings(self) -> str:
+        """All that it depends on but its seed, as a text; not its name and folder."""
+        config = {k: v for k, v in self.about["config"].items() if k not in ("name", "seed")}
+        train = {k: v for k, v in config.get("train", {}).items() if k != "directory"}
+        return json.dumps([config | {"train": train}, self.about["frame_size"]], sort_keys=True)
 
 
 def quoted() -> list[dict]:
@@ -133,6 +142,7 @@ def measured(run: Run) -> list[dict]:
             "ms_norm": _normalised(took, run.tflops),
             "speedup": dense_took / took if took and dense_took else None,
             "dense_miou_last": _per_cent(dense["miou_labels_last"]),
+            "loss_last": _per_cent(dense["miou_labels_last"] - row["miou_labels_last"]),
             "dense_ms": dense_took,
             "dense_ms_norm": _normalised(dense_took, run.tflops),
         })  # fmt: skip
@@ -152,8 +162,10 @@ def write(runs: Sequence[Run], directory: str | Path) -> Path:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     rows = [row for run in runs for row in measured(run)]
+    several = over_seeds((run.settings, row) for run in runs for row in measured(run))
     document = {
         "measured": rows,
+        "over_seeds": several,
         "quoted": [{"source": QUOTED, "data_set": CITYSCAPES, **row} for row in quoted()],
         "tflops": {**factors(), **{run.device: run.tflops for run in runs if run.tflops}},
         "reference": _REFERENCE,
@@ -161,12 +173,12 @@ def write(runs: Sequence[Run], directory: str | Path) -> Path:
     }
     write_text(directory / "table.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
     path = directory / "table.md"
-    write_text(path, _text(runs, rows))
+    write_text(path, _text(runs, rows, several))
     _draw(directory / "table.png", rows)
     return path
 
 
-def _text(runs: Sequence[Run], rows: list[dict]) -> str:
+def _text(runs: Sequence[Run], rows: list[dict], several: list[dict]) -> str:
     parts = ["# Table 1", f"## {CITYSCAPES}", markdown(_beside(rows), texts=4)]
     parts.append(
         f"'{QUOTED}': not run here. mIoU in per cent on clips' last, labelled frames. 'norm.': "
@@ -180,6 +192,10 @@ def _text(runs: Sequence[Run], rows: list[dict]) -> str:
         if not data_set.startswith("Cityscapes"):
             parts.append("Not Cityscapes: mIoU cannot be compared with the table above.")
         parts.append(markdown(_figures(own), texts=4))
+        averaged = [row for row in several if row["data_set"] == data_set]
+        if averaged:
+            parts.append("Mean ± deviation over runs that differ in their seed alone:")
+            parts.append(markdown(lines(averaged), texts=3))
     parts.append(
         "mIoU in per cent: 'last', on clips' last frames; 'all', on every labelled frame but "
         "clips' first ones, which all policies execute whole. GMACs and ms are of policy, network "

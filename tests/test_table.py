@@ -144,6 +144,39 @@ def test_a_run_on_cityscapes_stands_in_the_table(street, tmp_path):
     assert table.read_run(tmp_path).data_set == "Cityscapes val at 512x1024"
 
 
+def test_runs_of_several_seeds_are_averaged(street, tmp_path):
+    def run(name, seed, shift, **evaluate):
+        about = json.loads((street / "results.json").read_text())
+        config = about["config"]
+        config |= {"seed": seed, "name": name, "evaluate": config["evaluate"] | evaluate}
+        config["train"]["directory"] = str(tmp_path / name)
+        for row in about["rows"]:
+            if row["policy"] != "dense":
+                row["miou_labels_last"] -= shift
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(about))
+        return table.read_run(tmp_path / name)
+
+    shifts = [0.01, 0.02, 0.06]
+    seeds = [run(f"seed{seed}", seed, shift) for seed, shift in enumerate(shifts)]
+    text = table.write(seeds, tmp_path).read_text()
+    document = json.loads((tmp_path / "table.json").read_text())
+    rows = {(row["policy"], row["target"]): row for row in document["over_seeds"]}
+    assert set(rows) == {(row["policy"], row["target"]) for row in document["measured"]}
+    losses = [row["loss_last"] for row in document["measured"]
+              if (row["policy"], row["target"]) == ("learned", 0.4)]  # fmt: skip
+    learned = rows["learned", 0.4]
+    assert learned["seeds"] == [0, 1, 2] and len(learned["runs"]) == 3
+    assert np.diff(losses) == pytest.approx(100 * np.diff(shifts))
+    mean, deviation = learned["loss_last"]["mean"], learned["loss_last"]["deviation"]
+    assert (mean, deviation) == pytest.approx((np.mean(losses), np.std(losses, ddof=1)))
+    assert rows["dense", None]["miou_last"]["deviation"] == 0
+    assert f"{mean:.2f} ± {deviation:.2f}" in text and "| 0, 1, 2 |" in text
+    # One seed twice, or with other settings, is no sample of seeds.
+    table.write([seeds[0], run("again", 0, 0.3), run("other", 3, 0.3, warm_up=1)], tmp_path)
+    assert json.loads((tmp_path / "table.json").read_text())["over_seeds"] == []
+
+
 def test_the_supplements_rows_are_all_there():
     rows = table.quoted()
     assert len(rows) == 23
