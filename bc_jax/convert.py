@@ -257,6 +257,8 @@ def load_state_dict(path: str) -> dict[str, np.ndarray]:
       OSError: where the file cannot be opened.
       ValueError: if it is damaged, holds more than arrays and numbers, or no state dict.
     """
+    with open(path, "rb"):  # says which file it is that is missing, or a folder
+        pass
     try:
         import torch
     except ImportError as error:
@@ -266,8 +268,6 @@ def load_state_dict(path: str) -> dict[str, np.ndarray]:
     numbers = [np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64"))]
     scalar = np.float64(0).__reduce__()[0]  # as which a best score is saved beside the weights
     names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    with open(path, "rb"):  # says which file it is that is missing, or a folder
-        pass
     try:
         with torch.serialization.safe_globals([*numbers, *names]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
