@@ -55,9 +55,9 @@ def check_whole_blocks(logits, frames, grid: tuple[int, int]) -> None:
     fits = tuple(-(-side // stride) * stride for side, stride in strides)
     other = f"blocks of another size, such as {fits}, or " if fits != block else ""
     raise ValueError(
-        f"the logits have shape {list(logits.shape)}, whose rows and columns do not divide into a "
-        f"grid of {grid[0]} x {grid[1]} blocks of {block} pixels; give {other}logits=, a function "
-        "that resizes them"
+        f"the logits have shape {list(logits.shape)}; as [N, h, w, classes], their rows and "
+        f"columns do not divide into a grid of {grid[0]} x {grid[1]} blocks of {block} pixels; "
+        f"give {other}logits=, a function that resizes them"
     )
 
 

@@ -18,7 +18,7 @@ from bc_jax.compiled_steps import CompiledSteps
 from bc_jax.logits import only_array
 from bc_jax.policy import Gain, PolicyConfig
 from bc_jax.policy.inputs import warn_of_range
-from bc_jax.runner_state import begun_anew, written_into
+from bc_jax.runner_state import begun_anew, difference, written_into
 from bc_jax.sizes import Sizes, blocks_of
 from bc_jax.sparse import BlockCopy, Prepared, blockcopy
 from bc_jax.sparse.transform import one_array
@@ -162,6 +162,13 @@ class Runner:
             raise ValueError(
                 "this state is not that of the last frame: the next one has written into it; keep "
                 "jax.tree.map(jnp.copy, runner.state) of a state to come back to"
+            )
+        frames = _shape(state.frame_state.frames)
+        expected = jax.eval_shape(self.steps.init, self._key, self._params, frames)
+        if unlike := difference(state, expected):
+            raise ValueError(
+                "this state is of another network, policy or block size, or of another version of "
+                f"bc_jax: {unlike}"
             )
         self._state = self._pieces.packed(jax.tree.map(jnp.copy, state))
 

@@ -93,3 +93,22 @@ class Outcome:
     grid: jax.Array
     seen: jax.Array | None
     gain: jax.Array
+
+
+def difference(state: RunnerState, expected: RunnerState) -> str | None:
+    """The first array of a state that is not of the shape and dtype expected, in words; or None."""
+    given, wanted = map(_arrays, (state, expected))
+    # What is there on one side alone tells more than a size.
+    for name in sorted(wanted | given, key=lambda name: name in wanted and name in given):
+        here, there = wanted.get(name, "not there"), given.get(name, "not there")
+        if here != there:
+            return f"{name} is {there}, and this Runner's is {here}"
+    return None
+
+
+def _arrays(tree) -> dict[str, str]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path).lstrip("."): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }

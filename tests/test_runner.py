@@ -491,6 +491,21 @@ def test_a_state_that_was_written_into_is_refused():
     run(video()[2])
 
 
+def test_a_state_of_another_policy_is_refused_by_the_array_that_differs():
+    small, large = runner(), runner(dataclasses.replace(POLICY, widths=(8,)))
+    small(video()[0])
+    unlike = r"policy\.params\['network'\]\[.*\] is float32\[.*\], and this Runner's is float32"
+    with pytest.raises(ValueError, match=unlike):
+        large.state = small.state
+    without = runner("random")
+    with pytest.raises(ValueError, match=r"policy.* is .*, and this Runner's is not there"):
+        without.state = small.state
+    without(video()[0])
+    with pytest.raises(ValueError, match=r"policy.* is not there, and this Runner's is float"):
+        small.state = without.state
+    assert_finite(small(video()[1]))
+
+
 def interrupted(call):
     """The call, which computes and is then interrupted, as by Ctrl-C, before it returns."""
 

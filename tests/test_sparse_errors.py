@@ -67,6 +67,20 @@ def test_frame_width_that_is_no_multiple_of_the_block():
     )
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 32, 48), (1, 1, 32, 48), (2, 4, 32, 32)])
+def test_channels_that_come_first_are_told(sparse, shape):
+    with pytest.raises(ValueError) as error:
+        sparse.grid_shape(np.zeros(shape))
+    says(error, "frames must be [N, H, W, C], with the channels last", shape)
+
+
+@pytest.mark.parametrize("shape", [(0, 32, 48, 3), (1, 0, 48, 3), (1, 32, 0, 3), (1, 32, 48, 0)])
+def test_frames_without_pixels_are_told(sparse, shape):
+    with pytest.raises(ValueError) as error:
+        sparse.grid_shape(np.zeros(shape))
+    says(error, "frames must be [N, H, W, C], each at least 1", shape)
+
+
 def test_explain_checks_the_block_size_too():
     sparse = bc_jax.blockcopy(network, block_size=32)
     with pytest.raises(ValueError, match="frame width 48 is not a multiple of the block width 32"):

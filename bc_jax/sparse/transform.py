@@ -85,11 +85,11 @@ class BlockCopy:
         if not hasattr(frames, "shape"):
             raise TypeError(_not_one_array(frames))
         shape = tuple(frames.shape)
-        if len(shape) != 4 or not shape[0]:
-            raise ValueError(f"frames must be [N, H, W, C], N at least 1; got shape {shape}")
+        if len(shape) != 4 or 0 in shape:
+            raise ValueError(f"frames must be [N, H, W, C], each at least 1; got shape {shape}")
         for name, size, block in zip(("height", "width"), shape[1:3], self.block_size, strict=True):
-            if size % block or not size:
-                raise ValueError(_not_whole(name, shape[1:3], self.block_size))
+            if size % block:
+                raise ValueError(_not_whole(name, shape, self.block_size))
         return shape[0], shape[1] // self.block_size[0], shape[2] // self.block_size[1]
 
     def init(self, params, frames) -> FrameState:
@@ -373,7 +373,10 @@ def _not_one_array(frames) -> str:
     )
 
 
-def _not_whole(name: str, size: tuple[int, int], block_size: tuple[int, int]) -> str:
+def _not_whole(name: str, shape: tuple[int, ...], block_size: tuple[int, int]) -> str:
+    if shape[1] <= 4 < shape[3]:
+        return f"frames must be [N, H, W, C], with the channels last; got shape {shape}"
+    size = shape[1:3]
     side, block = (pair[name == "width"] for pair in (size, block_size))
     padded = tuple(-(-s // b) * b for s, b in zip(size, block_size, strict=True))
     fits = tuple(map(_near_divisor, size, block_size))
