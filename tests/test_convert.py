@@ -183,8 +183,9 @@ def run_module(root, *arguments):
 
 @pytest.mark.skipif(HAS_TORCH, reason="PyTorch is installed")
 def test_the_command_says_that_it_needs_pytorch(root, tmp_path):
-    arguments = ("--model", "espnet", "--checkpoint", "x.pth", "--output", tmp_path / "x.npz")
-    result = run_module(root, *arguments)
+    (tmp_path / "x.pth").write_bytes(b"weights")
+    arguments = ("--model", "espnet", "--checkpoint", tmp_path / "x.pth")
+    result = run_module(root, *arguments, "--output", tmp_path / "x.npz")
     assert result.returncode != 0
     assert "needs PyTorch: pip install torch" in result.stderr
     assert "Traceback" not in result.stderr
