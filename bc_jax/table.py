@@ -161,8 +161,8 @@ def write(runs: Sequence[Run], directory: str | Path) -> Path:
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    rows = [row for run in runs for row in measured(run)]
-    several = over_seeds((run.settings, row) for run in runs for row in measured(run))
+    pairs = [(run.settings, row) for run in runs for row in measured(run)]
+    rows, several = [row for _, row in pairs], over_seeds(pairs)
     document = {
         "measured": rows,
         "over_seeds": several,

@@ -245,10 +245,7 @@ def _slice(context, op, x: Blocked, start, limit, strides) -> Blocked:
             else:
                 sides[along], steps[along] = (-first, last - shape[axis]), step
     tiles = x.tiles[tuple(index)]
-    cut = (
-        x
-        if tiles.shape == x.tiles.shape
-        else x.same(tiles=tiles, key=f"{op.outputs[0]}_cut", dense=None, fresh=False)
-    )
-    cut = cut.moved(sides) if (sides != [(0, 0), (0, 0)]) else cut
-    return finish_move(context, cut, tuple(steps)) if steps != [1, 1] else cut
+    if tiles.shape != x.tiles.shape:
+        x = x.same(tiles=tiles, key=f"{op.outputs[0]}_cut", dense=None, fresh=False)
+    x = x.moved(sides)
+    return finish_move(context, x, tuple(steps)) if steps != [1, 1] else x
