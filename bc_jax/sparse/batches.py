@@ -17,7 +17,7 @@ def keep_batches(program: Program) -> Program:
             kept[op], spread = found
             gone.add(spread)
     ops = tuple(kept.get(op, op) for op in program.ops if op not in gone)
-    return dataclasses.replace(program, ops=ops, _known={})
+    return dataclasses.replace(program, ops=ops)
 
 
 def _with_batch(program: Program, op: Op) -> tuple[Op, Op] | None:

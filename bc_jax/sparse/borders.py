@@ -6,6 +6,7 @@ image's sides what the index says, of their own pixels.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import lowering
-from bc_jax.sparse.program import Constant, Op, Program, needed
+from bc_jax.sparse.program import Draft, Op, Program, needed
 
 
 class Border(NamedTuple):
@@ -105,7 +106,7 @@ def _outside(tiles, halo: slice, picks: list[int], at_side, axis: int) -> jax.Ar
 
 def keep_borders(program: Program) -> Program:
     """The same program, in which pixels of a frame around itself are picks by a known index."""
-    ops, alias = [], {}
+    draft, alias = Draft(program.avals), {}
     for op in program.ops:
         if op.name == "concatenate":
             axis = op.params["dimension"]
@@ -115,17 +116,19 @@ def keep_borders(program: Program) -> Program:
                 alias[op.outputs[0]] = source
                 continue
             if split_index(index, size):
-                op = _pick(op, source, index, program)
-        ops.append(op)
+                draft.append_as(op, _picks(index, axis), [source])
+                continue
+        draft.ops.append(op)
 
     def named(x):
         while isinstance(x, int) and x in alias:
             x = alias[x]
         return x
 
-    ops = [dataclasses.replace(op, inputs=tuple(map(named, op.inputs))) for op in ops]
+    ops = [dataclasses.replace(op, inputs=tuple(map(named, op.inputs))) for op in draft.ops]
     outputs = tuple(map(named, program.outputs))
-    return dataclasses.replace(program, ops=tuple(needed(ops, outputs)), outputs=outputs, _known={})
+    ops = tuple(needed(ops, outputs))
+    return dataclasses.replace(program, ops=ops, outputs=outputs, avals=draft.avals)
 
 
 def _shape(program: Program, value: int) -> tuple[int, ...]:
@@ -180,25 +183,16 @@ def _repeated(program: Program, op: Op, axis: int) -> int | None:
     return spread.inputs[0] if fits else None
 
 
-def _pick(op: Op, source: int, index: np.ndarray, program: Program) -> Op:
-    """A concatenation as picks along its axis."""
-    axis, shape = op.params["dimension"], _shape(program, source)
-    rest = tuple(a for a in range(len(shape)) if a != axis)
-    numbers = jax.lax.GatherDimensionNumbers(
-        offset_dims=rest, collapsed_slice_dims=(axis,), start_index_map=(axis,)
-    )
-    sizes = tuple(1 if a == axis else size for a, size in enumerate(shape))
-    indices = index[:, None].astype(np.int32)
+def _picks(index: np.ndarray, axis: int) -> Callable:
+    """A function of an array that picks along an axis."""
 
-    def pick(x):
+    def picks(x):
+        rest = tuple(a for a in range(x.ndim) if a != axis)
+        numbers = jax.lax.GatherDimensionNumbers(
+            offset_dims=rest, collapsed_slice_dims=(axis,), start_index_map=(axis,)
+        )
+        sizes = tuple(1 if a == axis else size for a, size in enumerate(x.shape))
         mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
-        return jax.lax.gather(x, indices, numbers, sizes, mode=mode)
+        return [jax.lax.gather(x, index[:, None].astype(np.int32), numbers, sizes, mode=mode)]
 
-    (made,) = jax.make_jaxpr(pick)(program.avals[source]).eqns
-    return dataclasses.replace(
-        op,
-        primitive=made.primitive,
-        inputs=(source, Constant(indices)),
-        params=made.params,
-        in_shapes=(shape, indices.shape),
-    )
+    return picks

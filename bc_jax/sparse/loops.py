@@ -5,14 +5,12 @@ one after the other, their operations run on blocks as any others do.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bc_jax.sparse.program import Constant, Op, Program, append, inline
+from bc_jax.sparse.program import Constant, Draft, Op, Program
 
 # Turns of a loop that is told so; of one over parts of what depends on the frame, which may be its
 # rows; and the operations that a loop may become.
@@ -21,16 +19,15 @@ _TURNS, _PARTS, _OPERATIONS = 64, 8, 4096
 
 def unroll(program: Program) -> Program:
     """The same program, without short loops and known choices among what depends on the frames."""
-    avals, fresh = dict(program.avals), itertools.count(1 + max(program.avals))
     found = True
     while found:  # those inside of others come with the next round
-        program, found = _unroll(program, avals, fresh)
+        program, found = _unroll(program)
     return program
 
 
-def _unroll(program: Program, avals: dict, fresh: Iterator[int]) -> tuple[Program, bool]:
+def _unroll(program: Program) -> tuple[Program, bool]:
     """The program without those that stand in no other, and whether there was any."""
-    ops: list[Op] = []
+    draft = Draft(program.avals)
     alias: dict[int, int | Constant] = {}
     varying = {program.inputs[-1]}
 
@@ -38,25 +35,25 @@ def _unroll(program: Program, avals: dict, fresh: Iterator[int]) -> tuple[Progra
         return alias.get(x, x) if isinstance(x, int) else x
 
     for op in program.ops:
-        op, before = dataclasses.replace(op, inputs=tuple(map(named, op.inputs))), len(ops)
+        op, before = dataclasses.replace(op, inputs=tuple(map(named, op.inputs))), len(draft.ops)
         reads = [isinstance(x, int) and x in varying for x in op.inputs]
         if op.name == "scan" and _is_short(op, reads):
-            results = _turn_by_turn(op, avals, ops, fresh)
+            results = _turn_by_turn(op, draft)
         elif op.name == "cond" and any(reads) and (at := program.static(op.inputs[0])) is not None:
             branches = op.params["branches"]
             branch = branches[int(np.clip(at, 0, len(branches) - 1))]
-            results = inline(branch, op.inputs[1:], avals, ops, fresh, op.layer)
+            results = draft.inline(branch, op.inputs[1:], op.layer)
         else:
-            ops.append(op)
+            draft.ops.append(op)
             results = op.outputs
         alias |= {x: r for x, r in zip(op.outputs, results, strict=True) if r is not x}
-        for made in ops[before:]:
+        for made in draft.ops[before:]:
             if any(isinstance(x, int) and x in varying for x in made.inputs):
                 varying.update(made.outputs)
     if not alias:
         return program, False
     outputs = tuple(map(named, program.outputs))
-    changes = {"ops": tuple(ops), "outputs": outputs, "avals": avals, "_known": {}}
+    changes = {"ops": tuple(draft.ops), "outputs": outputs, "avals": draft.avals}
     return dataclasses.replace(program, **changes), True
 
 
@@ -78,8 +75,8 @@ def _operations(jaxpr) -> int:
     return count
 
 
-def _turn_by_turn(op: Op, avals: dict, ops: list[Op], fresh: Iterator[int]) -> list:
-    """Append a loop's operations; returns its results, as numbers and constants."""
+def _turn_by_turn(op: Op, draft: Draft) -> list[int | Constant]:
+    """Append a loop's operations; returns its results."""
     p = op.params
     first = p["num_consts"] + p["num_carry"]
     consts, parts = op.inputs[: p["num_consts"]], op.inputs[first:]
@@ -89,12 +86,12 @@ def _turn_by_turn(op: Op, avals: dict, ops: list[Op], fresh: Iterator[int]) -> l
         def now(*arrays, turn=turn):
             return [jax.lax.index_in_dim(x, turn, keepdims=False) for x in arrays]
 
-        part = append(now, parts, avals, ops, fresh, op.layer) if parts else []
-        results = inline(p["jaxpr"], [*consts, *carry, *part], avals, ops, fresh, op.layer)
+        part = draft.append(now, parts, op.layer) if parts else []
+        results = draft.inline(p["jaxpr"], [*consts, *carry, *part], op.layer)
         carry, made[turn] = results[: p["num_carry"]], results[p["num_carry"] :]
 
     def together(*arrays):
         return [jnp.stack(arrays)]
 
     stacks = zip(*(made[turn] for turn in range(p["length"])), strict=True)
-    return [*carry, *(append(together, x, avals, ops, fresh, op.layer)[0] for x in stacks)]
+    return [*carry, *(draft.append(together, x, op.layer)[0] for x in stacks)]

@@ -6,16 +6,14 @@ added to per channel, as batch norm does, becomes part of its kernel on the way.
 """
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bc_jax import lowering
-from bc_jax.sparse.program import Constant, Op, Program, append, needed
+from bc_jax.sparse.program import Constant, Draft, Op, Program, needed
 
 _CONVERT = "convert_element_type"
 # Parameters may grow by so much, in elements; what is spread over space is not worth keeping.
@@ -50,29 +48,29 @@ class _Affine(NamedTuple):
 def prepare(program: Program) -> Divided:
     """Divide a program of parameters and, as its last argument, frames."""
     *params, frames = program.inputs
-    varying, avals = _reached({frames}, program.ops), dict(program.avals)
-    fixed = [op for op in program.ops if not _reads(op, varying)]
-    fresh = itertools.count(1 + max(avals))
-    each_frame, gone = [], set()
+    fixed = Draft(program.avals)
+    each_frame, varying = fixed.beside(), _reached({frames}, program.ops)
+    fixed.ops += (op for op in program.ops if not _reads(op, varying))
+    gone = set()
     for op in program.ops:
         if not _reads(op, varying) or op in gone:
             continue
         if op.name == "conv_general_dilated" and op.inputs[1] not in varying:
             affine = _affine(op, program, varying)
             gone.update(affine.ops)
-            each_frame += _with_kernel_ready(op, affine, fixed, avals, fresh)
+            _append_with_kernel_ready(op, affine, fixed, each_frame)
         else:
-            each_frame.append(op)
-    hoisted = _hoisted(fixed, _reached(set(params), fixed))
-    each_frame = [op for op in fixed if op not in hoisted] + each_frame
-    each_frame = needed(each_frame, program.outputs)
-    made = {number for op in each_frame for number in op.outputs} | {frames}
-    read = [x for op in each_frame for x in op.inputs] + list(program.outputs)
+            each_frame.ops.append(op)
+    hoisted = _hoisted(fixed.ops, _reached(set(params), fixed.ops))
+    ops = [op for op in fixed.ops if op not in hoisted] + each_frame.ops
+    ops = needed(ops, program.outputs)
+    made = {number for op in ops for number in op.outputs} | {frames}
+    read = [x for op in ops for x in op.inputs] + list(program.outputs)
     handed = tuple(dict.fromkeys(x for x in read if isinstance(x, int) and x not in made))
-    once = needed([op for op in fixed if op.outputs], handed)
+    once = needed([op for op in fixed.ops if op.outputs], handed)
     return Divided(
-        Program(tuple(once), tuple(params), handed, avals),
-        Program(tuple(each_frame), (*handed, frames), program.outputs, avals, program.out_tree),
+        Program(tuple(once), tuple(params), handed, fixed.avals),
+        Program(tuple(ops), (*handed, frames), program.outputs, fixed.avals, program.out_tree),
     )
 
 
@@ -157,19 +155,14 @@ def _per_channel(op: Op, at: int, convolution: Op, program: Program, varying: se
     return value if alike else None
 
 
-def _with_kernel_ready(
-    op: Op, affine: _Affine, fixed: list[Op], avals: dict, fresh: Iterator[int]
-) -> list[Op]:
-    """A convolution whose kernel is scaled and laid out beforehand, which is added to `fixed`.
-
-    Returns:
-        The convolution, and what adds to its results in the place of the operations after it.
-    """
+def _append_with_kernel_ready(op: Op, affine: _Affine, fixed: Draft, each_frame: Draft) -> None:
+    """Append a convolution, what adds to its results, and what readies its kernel beforehand."""
     numbers = op.params["dimension_numbers"]
     features = numbers.rhs_spec[0]
     order = lowering.kernel_order(numbers.rhs_spec)
     if not affine.ops and order == tuple(range(len(order))):
-        return [op]
+        each_frame.ops.append(op)
+        return
     last = affine.ops[-1] if affine.ops else op
     (result,) = last.out_avals
     shape = [-1 if axis == numbers.out_spec[1] else 1 for axis in range(len(result.shape))]
@@ -179,25 +172,21 @@ def _with_kernel_ready(
         return jnp.transpose(scaled, order), shift.astype(result.dtype).reshape(shape)
 
     operands = [op.inputs[1], *(vector for *_, vector in affine.steps)]
-    kernel, shift = append(ready, operands, avals, fixed, fresh, op.layer)
+    kernel, shift = fixed.append(ready, operands, op.layer)
     spec = tuple(order.index(axis) for axis in numbers.rhs_spec)
     convolution = dataclasses.replace(
         op,
         inputs=(op.inputs[0], kernel),
-        in_shapes=(op.in_shapes[0], tuple(avals[kernel].shape)),
+        in_shapes=(op.in_shapes[0], tuple(fixed.avals[kernel].shape)),
         params=op.params | {"dimension_numbers": numbers._replace(rhs_spec=spec)},
     )
-    if not affine.ops:
-        return [convolution]
+    each_frame.ops.append(convolution)
 
     def add(results, shift):
         return [results.astype(result.dtype) + shift]
 
-    added: list[Op] = []
-    append(add, [convolution.outputs[0], shift], avals, added, fresh, last.layer)
-    # Those that read the last of the former operations read this.
-    added[-1] = dataclasses.replace(added[-1], outputs=last.outputs)
-    return [convolution, *added]
+    if affine.ops:  # those that read the last of them read this
+        each_frame.append_as(last, add, [convolution.outputs[0], shift])
 
 
 def _fold(kernel, features: int, steps, vectors) -> tuple[jax.Array, jax.Array]:

@@ -8,8 +8,7 @@ while, cond) is one operation each, until `loops` tells the short ones turn by t
 import collections
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
 import jax
@@ -99,7 +98,7 @@ class Program:
     outputs: tuple[int | Constant, ...]
     avals: dict[int, Any]
     out_tree: Any = None
-    _known: dict[int, np.ndarray | None] = dataclasses.field(default_factory=dict)
+    _known: dict[int, np.ndarray | None] = dataclasses.field(default_factory=dict, init=False)
 
     @functools.cached_property
     def producers(self) -> dict[int, Op]:
@@ -167,6 +166,83 @@ class Program:
         return np.asarray(jax.jit(lambda: program.run(())).lower().compile()()[0])
 
 
+class Draft:
+    """A program that is being made.
+
+    Attributes:
+        ops: its operations so far.
+        avals: shape and dtype of each value, which are numbered from 0 on.
+    """
+
+    def __init__(self, avals: dict[int, Any]):
+        """Without operations, of values that there are."""
+        self.ops: list[Op] = []
+        self.avals = dict(avals)
+
+    def beside(self) -> "Draft":
+        """Another whose values have numbers of the same row, and can be read by both."""
+        other = Draft({})
+        other.avals = self.avals
+        return other
+
+    def numbers(self, avals: Iterable) -> tuple[int, ...]:
+        """Numbers of new values."""
+        first = len(self.avals)
+        self.avals |= dict(enumerate(avals, first))
+        return tuple(range(first, len(self.avals)))
+
+    def append(self, function: Callable, operands: Sequence, layer: str) -> list[int | Constant]:
+        """Append the operations of a function of arrays; returns its results.
+
+        Args:
+            function: from arrays to a sequence of arrays.
+            operands: what it is called with, numbers and constants.
+            layer: where it is called.
+        """
+        shapes = [
+            self.avals[x] if isinstance(x, int) else jax.eval_shape(jnp.asarray, x.value)
+            for x in operands
+        ]
+        return self.inline(jax.make_jaxpr(function)(*shapes), operands, layer)
+
+    def append_as(self, op: Op, function: Callable, operands: Sequence) -> None:
+        """The same in the place of an operation, where the function's last one has the results."""
+        self.append(function, operands, op.layer)
+        self.ops[-1] = dataclasses.replace(self.ops[-1], outputs=op.outputs)
+
+    def inline(self, jaxpr, operands: Sequence, layer: str) -> list[int | Constant]:
+        """As `append`, of a jaxpr; the scopes inside it are named from its layer on."""
+        consts = [Constant(c) for c in getattr(jaxpr, "consts", ())]
+        # Newer versions of JAX have one class for jaxprs with and without constants.
+        jaxpr = jaxpr if hasattr(jaxpr, "constvars") else jaxpr.jaxpr
+        env: dict[Any, int | Constant] = dict(zip(jaxpr.constvars, consts, strict=True))
+        env |= dict(zip(jaxpr.invars, operands, strict=True))
+
+        def read(atom):
+            return Constant(atom.val) if isinstance(atom, jex.Literal) else env[atom]
+
+        for eqn in jaxpr.eqns:
+            inputs = tuple(map(read, eqn.invars))
+            inner = next((eqn.params[p] for p in _CALL_PARAMS if p in eqn.params), None)
+            within = "/".join(filter(None, (layer, str(eqn.source_info.name_stack))))
+            words = _IN_OTHER_WORDS.get(eqn.primitive.name)
+            if words is not None:
+                results = self.append(
+                    functools.partial(words, axis=eqn.params["axis"]), inputs, within
+                )
+            elif eqn.primitive.name in _CALLS and inner is not None and not _is_relu(eqn):
+                results = self.inline(inner, inputs, within)
+            else:
+                shapes = tuple(tuple(v.aval.shape) for v in eqn.invars)
+                avals = tuple(v.aval for v in eqn.outvars)
+                results = self.numbers(avals)
+                self.ops.append(
+                    Op(eqn.primitive, inputs, results, eqn.params, shapes, avals, within)
+                )
+            env.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+
 def trace(function: Callable, *args) -> Program:
     """Trace a function of pytrees of arrays (or of shapes) into a flat program."""
     leaves, in_tree = jax.tree.flatten(args)
@@ -185,53 +261,10 @@ def trace(function: Callable, *args) -> Program:
         return [leaf for _, leaf in paths]
 
     closed = jax.make_jaxpr(flat)(*leaves)
-    ops: list[Op] = []
-    fresh = itertools.count()
-    inputs = tuple(next(fresh) for _ in leaves)
-    outputs = _inline(closed, inputs, ops, fresh, "")
-    avals = dict(zip(inputs, closed.in_avals, strict=True))
-    avals |= _avals(ops)
-    return Program(tuple(ops), inputs, tuple(outputs), avals, out_trees[0])
-
-
-def append(
-    function: Callable,
-    operands: Sequence[int | Constant],
-    avals: dict[int, Any],
-    ops: list[Op],
-    fresh: Iterator[int],
-    layer: str,
-) -> list[int | Constant]:
-    """Append the operations of a function of arrays; returns its results, as numbers.
-
-    Args:
-        function: from arrays to a sequence of arrays.
-        operands: what it is called with.
-        avals: shape and dtype of each value; those of the new ones are added.
-        ops: where to append.
-        fresh: numbers for the results.
-        layer: where it is called.
-    """
-    shapes = [
-        avals[x] if isinstance(x, int) else jax.eval_shape(lambda x=x: jnp.asarray(x.value))
-        for x in operands
-    ]
-    return inline(jax.make_jaxpr(function)(*shapes), operands, avals, ops, fresh, layer)
-
-
-def inline(
-    jaxpr,
-    operands: Sequence[int | Constant],
-    avals: dict[int, Any],
-    ops: list[Op],
-    fresh: Iterator[int],
-    layer: str,
-) -> list[int | Constant]:
-    """As `append`, of a jaxpr."""
-    before = len(ops)
-    results = _inline(jaxpr, operands, ops, fresh, layer)
-    avals |= _avals(ops[before:])
-    return results
+    draft = Draft({})
+    inputs = draft.numbers(closed.in_avals)
+    outputs = draft.inline(closed, inputs, "")
+    return Program(tuple(draft.ops), inputs, tuple(outputs), draft.avals, out_trees[0])
 
 
 def needed(ops: Sequence[Op], outputs) -> list[Op]:
@@ -242,46 +275,6 @@ def needed(ops: Sequence[Op], outputs) -> list[Op]:
             found.append(op)
             values |= {x for x in op.inputs if isinstance(x, int)}
     return found[::-1]
-
-
-def _avals(ops: Sequence[Op]) -> dict[int, Any]:
-    """Shape and dtype of what the operations result in."""
-    return {x: aval for op in ops for x, aval in zip(op.outputs, op.out_avals, strict=True)}
-
-
-def _inline(jaxpr, args, ops: list[Op], fresh, layer: str) -> list:
-    """Append the jaxpr's operations to `ops`; returns its results as numbers and constants.
-
-    `layer` is where the jaxpr is called; the scopes inside it are named from there.
-    """
-    consts = [Constant(c) for c in getattr(jaxpr, "consts", ())]
-    # Newer versions of JAX have one class for jaxprs with and without constants.
-    jaxpr = jaxpr if hasattr(jaxpr, "constvars") else jaxpr.jaxpr
-    env: dict[Any, int | Constant] = dict(zip(jaxpr.constvars, consts, strict=True))
-    env |= dict(zip(jaxpr.invars, args, strict=True))
-
-    def read(atom):
-        return Constant(atom.val) if isinstance(atom, jex.Literal) else env[atom]
-
-    for eqn in jaxpr.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        inner = next((eqn.params[p] for p in _CALL_PARAMS if p in eqn.params), None)
-        within = "/".join(filter(None, (layer, str(eqn.source_info.name_stack))))
-        words = _IN_OTHER_WORDS.get(eqn.primitive.name)
-        if words is not None:
-            said = functools.partial(words, axis=eqn.params["axis"])
-            inner = jax.make_jaxpr(said)(*(v.aval for v in eqn.invars))
-            results = _inline(inner, operands, ops, fresh, within)
-        elif eqn.primitive.name in _CALLS and inner is not None and not _is_relu(eqn):
-            results = _inline(inner, operands, ops, fresh, within)
-        else:
-            results = [next(fresh) for _ in eqn.outvars]
-            avals = tuple(v.aval for v in eqn.outvars)
-            shapes = tuple(tuple(v.aval.shape) for v in eqn.invars)
-            numbers = tuple(operands), tuple(results)
-            ops.append(Op(eqn.primitive, *numbers, eqn.params, shapes, avals, within))
-        env.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
 
 
 def _is_relu(eqn) -> bool:
