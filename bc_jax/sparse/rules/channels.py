@@ -206,25 +206,15 @@ def dynamic_slice(context, op, x, *starts):
     known = [context.program.static(i) for i in op.inputs[1:]]
     if any(k is None for k in known):
         raise Declined("slices at a place that is computed")
-    if not isinstance(x, Blocked):
-        raise Declined("")
-    sizes, shape = op.params["slice_sizes"], _shape(context, x)
+    sizes, shape = op.params["slice_sizes"], op.in_shapes[0]
     at = [int(np.clip(k, 0, d - s)) for k, d, s in zip(known, shape, sizes, strict=True)]
     return _slice(context, op, x, at, [a + s for a, s in zip(at, sizes, strict=True)], None)
-
-
-def _shape(context, x: Blocked) -> tuple[int, ...]:
-    """The shape that the program sees, with what is put around the image or cut off it."""
-    shape = list(context.shape(x))
-    for axis, sides in zip(x.axes[1:], x.pad, strict=True):
-        shape[axis] += sum(sides)
-    return tuple(shape)
 
 
 def _slice(context, op, x: Blocked, start, limit, strides) -> Blocked:
     if not isinstance(x, Blocked):
         raise Declined("")
-    strides, shape = strides or (1,) * x.rank, _shape(context, x)
+    strides, shape = strides or (1,) * x.rank, op.in_shapes[0]
     index, sides, steps = [slice(None)] * x.tiles.ndim, [(0, 0), (0, 0)], [1, 1]
     for axis in range(x.rank):
         first, last, step = int(start[axis]), int(limit[axis]), int(strides[axis])

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bc_jax.sparse.rules.attention import keeps_apart, result_axis
 from bc_jax.sparse.rules.elementwise import AS_THEY_ARE, NAMES
@@ -37,9 +38,9 @@ def join(context, operands, axis: int) -> Joined:
             parts += x.parts
             sizes += x.sizes
         else:
-            blocked = isinstance(x, Blocked)
-            shape = context.shape(x) if blocked else tuple(x.shape)
-            parts.append(x if blocked or isinstance(x, Whole) else Whole(x, shape, varies=False))
+            shape = _shape(context, x)
+            known = isinstance(x, Blocked | Whole)
+            parts.append(x if known else Whole(x, shape, varies=False))
             sizes.append(shape[axis])
     if sum(isinstance(x, Blocked) for x in parts) != 1:
         raise Declined("joins pixels' tokens to one another")
@@ -74,13 +75,18 @@ def run_joined(context, op, operands: list, run: Callable) -> list:
 
 
 def _run(context, op, changes: dict, operands: list, run: Callable) -> list:
-    part = dataclasses.replace(op, params=op.params | changes)
+    shapes = tuple(_shape(context, x) for x in operands)
+    part = dataclasses.replace(op, params=op.params | changes, in_shapes=shapes)
     if any(isinstance(x, Blocked) for x in operands):
         return run(context, part, operands)[0]
     arrays = [plain(x) for x in operands]
     # Of calls only jax.nn.relu's gets here, which has its operand's shape within.
     results = [jax.nn.relu(*arrays)] if op.name == "custom_jvp_call" else part.bind(*arrays)
     return [Whole(x, tuple(x.shape)) for x in results]
+
+
+def _shape(context, x) -> tuple[int, ...]:
+    return context.shape(x) if isinstance(x, Blocked) else tuple(np.shape(x))
 
 
 def _rejoined(results: list[list], first: Joined, axis: int) -> list:
