@@ -360,7 +360,7 @@ class Runner:
         room = sizes.room(capacity)
         if room == capacity:
             sizes.add(capacity)
-        elif sizes.compiling is None:
+        elif sizes.lacks(capacity):
             sizes.compile(capacity, self._compiling(capacity, after, frames, grid))
             self._on_compile(f"network for {capacity} blocks, in the background")
         if sizes.compiling is not None:

@@ -1,6 +1,7 @@
 """The capacities that a network is compiled for, and the programs that are there already."""
 
 import concurrent.futures
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -45,6 +46,7 @@ class Sizes:
         self.compiling: int | None = None
         self._all = capacities(total, steps)
         self._there: set[int] = set()
+        self._failed: set[int] = set()
         self._job: concurrent.futures.Future | None = None
         self._thread: concurrent.futures.Executor | None = None
 
@@ -59,18 +61,27 @@ class Sizes:
     def room(self, capacity: int) -> int:
         """The smallest capacity from this one on whose program is there; this one for none.
 
-        Raises:
-            Exception: what a job of `compile` has raised.
+        What a job of `compile` has failed with is a warning, once: its capacity is left out.
         """
         if self._job is not None and self._job.done():
             job, size, self._job, self.compiling = self._job, self.compiling, None, None
-            job.result()
-            self.add(size)
+            error = job.exception()
+            (self._there if error is None else self._failed).add(size)
+            if error is not None:
+                warnings.warn(
+                    f"the program for {size} blocks could not be compiled in the background, and "
+                    f"frames of so many go on in a larger one: {type(error).__name__}: {error}",
+                    stacklevel=5,
+                )
         return min((size for size in self._there if size >= capacity), default=capacity)
 
+    def lacks(self, capacity: int) -> bool:
+        """Whether a program may be compiled now: none is, and this one has not failed."""
+        return self._job is None and capacity not in self._failed
+
     def compile(self, capacity: int, job: Callable[[], object]) -> bool:
-        """Have another thread do what compiles a program; False where it is still at another."""
-        if self._job is not None:
+        """Have another thread do what compiles a program; False where it is not `lacks`."""
+        if not self.lacks(capacity):
             return False
         if self._thread is None:
             self._thread = concurrent.futures.ThreadPoolExecutor(1, "compiling")

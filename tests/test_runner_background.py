@@ -166,18 +166,49 @@ def test_sizes_are_taken_as_they_are_there():
     assert sizes.compiling is None
 
 
-def test_what_goes_wrong_in_the_other_thread_is_raised():
+def test_what_goes_wrong_in_the_other_thread_is_told_once():
     sizes = Sizes(total=4, steps=4)
     sizes.add(4)
 
     def fails():
         raise MemoryError("no room to compile")
 
+    assert sizes.lacks(2)
     sizes.compile(2, fails)
     with pytest.raises(MemoryError):
         sizes._job.result()
-    with pytest.raises(MemoryError, match="no room"):
-        sizes.room(2)
-    # It may be tried again.
-    assert sizes.room(2) == 4
-    assert sizes.compile(2, lambda: None)
+    with pytest.warns(UserWarning, match=r"2 blocks could not .* MemoryError: no room"):
+        assert sizes.room(2) == 4
+    # It is not tried again; others are.
+    assert not sizes.lacks(2)
+    assert not sizes.compile(2, lambda: None)
+    assert sizes.compile(3, lambda: None)
+    sizes._job.result()
+    assert [sizes.room(size) for size in (2, 3)] == [3, 3]
+
+
+def test_where_nothing_can_be_compiled_beside_frames_go_on(monkeypatch):
+    """In the program of all blocks; each size that fails is told once, at the call."""
+    run, waits = runner(background=True, **STEPS), runner(**STEPS)
+    frames = video(16)
+
+    def fails():
+        raise MemoryError("no room to compile")
+
+    run(frames[0])
+    waits(frames[0])
+    monkeypatch.setattr(run, "_compiling", lambda *given: fails)
+    sizes = set()
+    with pytest.warns(UserWarning, match="could not be compiled") as told:
+        for frame in frames[1:]:
+            np.testing.assert_allclose(run(frame), waits(frame), atol=1e-5)
+            finished_or_failed(run)
+            sizes.add(run._sizes.fitting(int(np.asarray(run.outcome.grid).sum())))
+    assert len(told) == len(sizes - {6}) > 1
+    assert {warning.filename for warning in told} == {__file__}
+    assert run.compiled == ()
+
+
+def finished_or_failed(run):
+    if run._sizes._job is not None:
+        run._sizes._job.exception()
