@@ -24,14 +24,7 @@ from bc_jax.sparse import BlockCopy, Prepared, blockcopy
 from bc_jax.sparse.transform import one_array
 from bc_jax.steps import BASELINES, Decision, Outcome, RunnerState, Steps, whole_streams
 
-__all__ = [
-    "BASELINES",
-    "Decision",
-    "Outcome",
-    "Runner",
-    "RunnerState",
-    "Steps",
-]
+__all__ = ["BASELINES", "Decision", "Outcome", "Runner", "RunnerState", "Steps"]
 
 
 class Runner:
@@ -83,7 +76,8 @@ class Runner:
             target: fraction of the blocks to execute, where `policy` does not say it.
             train_interval: the policy learns from every `train_interval`-th frame.
             learning: False only applies what was learnt.
-            capacity_steps: how many sizes programs are compiled for, each when first needed.
+            capacity_steps: how many sizes programs are compiled for, each when first needed. With
+                no more blocks than these, a frame of which none is drawn runs nothing.
             capacity: blocks to execute in every frame but those in which a stream begins: their
                 number over all streams, or, as a float, their share of all blocks. A frame is then
                 one program whose cost is always the same, and nothing is read back. Where fewer
@@ -325,12 +319,15 @@ class Runner:
             grid, frames = self._pieces.choose(self.decision, frames, capacity=capacity)
         if self._background:
             capacity = self._room(capacity, after, frames, grid)
-        self._notice(f"network for {'all' if grid is None else capacity} blocks")
-        clock = self._lap("policy", clock)
-        # The network writes into the memory, so that this state cannot be used again.
-        memory = self.steps.sparse.compiled(
-            self._prepared, self._state.frame_state, frames, grid, capacity=capacity
-        )
+        clock, memory = self._lap("policy", clock), self._state.frame_state
+        if wanted or not self._sizes.exact:
+            self._notice(f"network for {'all' if grid is None else capacity} blocks")
+            # The network writes into the memory, so that this state cannot be used again.
+            memory = self.steps.sparse.compiled(
+                self._prepared, memory, frames, grid, capacity=capacity
+            )
+        else:
+            memory = memory.replace(grid=jnp.zeros_like(self.decision.sampled))
         self._wait(memory)
         clock = self._lap("network", clock)
         self._state, self.outcome = self._pieces.settle(

@@ -34,6 +34,7 @@ class Sizes:
 
     Attributes:
         compiling: the capacity whose program is compiled now; None for none.
+        exact: whether each number of blocks has a capacity of its own, so that none is filled up.
     """
 
     def __init__(self, total: int, steps: int):
@@ -45,6 +46,7 @@ class Sizes:
         """
         self.compiling: int | None = None
         self._all = capacities(total, steps)
+        self.exact = self._all[0] == 1
         self._there: set[int] = set()
         self._failed: set[int] = set()
         self._job: concurrent.futures.Future | None = None

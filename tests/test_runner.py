@@ -436,6 +436,35 @@ def test_all_and_none_do_what_they_are_called():
         assert int(run.outcome.grid.sum()) == expected
 
 
+def test_where_no_block_is_drawn_nothing_runs(monkeypatch):
+    run, frames = runner("none"), video()
+    kept = np.array(run(frames[0]))
+
+    def none(*given, **options):
+        raise AssertionError("the network runs")
+
+    monkeypatch.setattr(run.steps.sparse, "compiled", none)
+    np.testing.assert_array_equal(run(frames[1]), kept)
+    assert not np.asarray(run.outcome.grid).any()
+    assert (np.asarray(run.state.age) == 1).all()
+    np.testing.assert_array_equal(run.state.frame_state.frames, frames[0])
+
+
+def test_a_frame_of_one_block_is_executed_as_often_as_the_target_says():
+    run = Runner(network, PARAMS, block_size=BLOCK, policy=POLICY)
+    executed = []
+    for frames in video(200)[:, :, :BLOCK, :BLOCK]:
+        before = run.outcome and np.array(run.state.frame_state.outputs)
+        outputs = np.array(run(frames))
+        executed.append(bool(run.outcome.grid.any()))
+        if executed[-1]:
+            np.testing.assert_allclose(outputs, dense(frames), atol=1e-5)
+        else:
+            np.testing.assert_array_equal(outputs, before)
+    assert executed[0]
+    assert 0.4 < np.mean(executed) < 0.6
+
+
 def test_a_count_stands_in_for_the_target():
     run = runner("random")
     run(video()[0])
