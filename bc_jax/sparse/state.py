@@ -24,6 +24,22 @@ class FrameState:
     memory: dict[str, dict[str, Any]]
 
 
+def check_mesh(*arrays) -> None:
+    """TypeError where an array lies on a mesh whose axes are `Explicit`.
+
+    Each operation would then have to say where its result lies, those of the policy too.
+    """
+    for array in arrays:
+        mesh = getattr(getattr(jax.typeof(array), "sharding", None), "mesh", None)
+        if mesh is not None and mesh.explicit_axes:
+            raise TypeError(
+                f"{jax.typeof(array)} lies on a mesh whose axes {', '.join(mesh.explicit_axes)} "
+                "are Explicit, as jax.make_mesh makes them; let the compiler place what is "
+                "computed: jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * "
+                f"{len(mesh.axis_names)})"
+            )
+
+
 def check_call(state: FrameState, frames, grid, grid_shape: tuple[int, int, int]) -> None:
     """ValueError where a state or a grid, None being none, is not of the frames' shape."""
     if not isinstance(state, FrameState):

@@ -25,7 +25,7 @@ from bc_jax.sparse.parameters import array_leaves, identity, rebuilder
 from bc_jax.sparse.plan import Plan, Record, memory_for
 from bc_jax.sparse.prepare import prepare
 from bc_jax.sparse.program import Program, trace
-from bc_jax.sparse.state import FrameState, check_call, check_state
+from bc_jax.sparse.state import FrameState, check_call, check_mesh, check_state
 from bc_jax.sparse.values import NO_PAD, Blocked, Whole, inverse
 from bc_jax.sparse.whole import WholeFrames
 
@@ -80,10 +80,11 @@ class BlockCopy:
 
         Raises:
             ValueError: where the frames are not [N, H, W, C] or are not made of whole blocks.
-            TypeError: where they are no array, and no shape of one.
+            TypeError: where they are no array, and no shape of one, or see `check_mesh`.
         """
         if not hasattr(frames, "shape"):
             raise TypeError(_not_one_array(frames))
+        check_mesh(frames)
         shape = tuple(frames.shape)
         if len(shape) != 4 or 0 in shape:
             raise ValueError(f"frames must be [N, H, W, C], each at least 1; got shape {shape}")
@@ -153,7 +154,7 @@ class BlockCopy:
         self, params, state: FrameState, frames, grid=None, *, capacity: int | None = None
     ) -> FrameState:
         """As a call, with its errors; returns the state alone, so that outputs are not copied."""
-        frames, grid = one_array(frames), None if grid is None else _array(grid)
+        frames, grid = one_array(frames), None if grid is None else jnp.asarray(grid)
         grid_shape = self.grid_shape(frames)
         check_call(state, frames, grid, grid_shape)
         total = math.prod(grid_shape)
@@ -171,7 +172,7 @@ class BlockCopy:
             if after is not None:
                 return after
             grid = jnp.ones(grid_shape, bool)
-        blocks = Blocks(block_index(jnp.asarray(grid), capacity=capacity), traced.grid_shape)
+        blocks = Blocks(block_index(grid, capacity=capacity), traced.grid_shape)
         tiles = split(frames, blocks)
         kept_frames = write_tiles(state.frames, tiles, blocks)
         memory = {kind: dict(kept) for kind, kept in state.memory.items()}
@@ -244,6 +245,7 @@ class BlockCopy:
                     f"made for {made_for.dtype}{list(made_for.shape)}; prepare for these"
                 )
             return params.traced
+        check_mesh(*array_leaves(params))
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in array_leaves(params)]
         frame_shape = jax.ShapeDtypeStruct(frames.shape, frames.dtype)
         kind = identity(params)
@@ -393,7 +395,3 @@ def _near_divisor(side: int, block: int) -> int:
     divisors = [d for d in range(1, side + 1) if side % d == 0]
     near = [d for d in divisors if d % 32 == 0] or [d for d in divisors if d % 8 == 0] or divisors
     return min(near, key=lambda d: (abs(d - block), -d))
-
-
-def _array(value):
-    return value if hasattr(value, "dtype") else jnp.asarray(value)
