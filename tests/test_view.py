@@ -1,6 +1,7 @@
 """Panels, plots and video."""
 
 import os
+import re
 import resource
 
 import av
@@ -11,9 +12,18 @@ from PIL import Image
 from bc_jax import film
 from bc_jax.data import open_source
 from bc_jax.models import cityscapes
-from bc_jax.view import VideoWriter, panel, panels, plot_executed, plot_log, plot_tradeoff, plots
+from bc_jax.view import (
+    VideoWriter,
+    drawing,
+    panel,
+    panels,
+    plot_executed,
+    plot_log,
+    plot_tradeoff,
+    plots,
+)
 from bc_jax.view.colours import distances, distinct
-from bc_jax.view.drawing import block_edges, colour_mapped, fit_text, font, spread, viridis
+from bc_jax.view.drawing import block_edges, colour_mapped, fit_text, font, font_of, spread, viridis
 from bc_jax.view.plots import read_log, running_mean
 
 NAMES = ("road", "person", "sky")
@@ -243,6 +253,38 @@ def test_a_legend_without_room_names_the_most_frequent_in_order():
     shown = [at for at in places if at]
     assert 3 < len(shown) < 20 and shown == sorted(shown)
     assert places[90] and places[149] and not places[120]
+
+
+def test_the_note_on_classes_counts_those_that_the_legend_names(monkeypatch):
+    said = []
+    monkeypatch.setattr(panels, "fit_text", lambda text, *room: said.append(text) or text)
+    names = [f"a class of a long name, {k}" for k in range(150)]
+    colours = np.zeros((150, 3), np.uint8)
+    for classes, note in ((np.arange(150), r"150 of 150 classes, 1?\d of them named below"),
+                          (np.arange(3), "3 of 150 classes, named below")):  # fmt: skip
+        said.clear()
+        given = {**inputs(), "prediction_classes": classes[None]}
+        draw(given, palette=colours, class_names=names)
+        assert any(re.fullmatch(note, text) for text in said)
+
+
+def test_letters_that_the_usual_font_lacks_come_from_another_that_is_installed():
+    text = "\u1d81 road"  # which Matplotlib's STIX has
+    assert ord("\u1d81") not in drawing._letters_in(font(20).path)
+    assert {*map(ord, text)} <= drawing._letters_in(font_of(text, 20).path)
+    assert font_of("road", 20).path == font(20).path
+
+
+def test_names_that_no_font_can_write_are_told_once(monkeypatch):
+    monkeypatch.setattr(drawing, "_installed", lambda: (font(20).path,))
+    for cache in (drawing._file_with, drawing.warn_of_missing_letters):
+        cache.cache_clear()
+    names = ["\u9053\u8def", "\u05d3\u05e8\u05da", *NAMES[2:]]  # Chinese; Hebrew, which it has
+    with pytest.warns(UserWarning, match="all letters of \u9053\u8def: ") as told:
+        draw(inputs(), class_names=names)
+        draw(inputs(), class_names=names)
+    assert len(told) == 1
+    drawing._file_with.cache_clear()
 
 
 FIGURES = ("frame", "target", "executed", "mean executed", "GMACs", "dense GMACs", "ms",

@@ -1,6 +1,7 @@
 """Pillow and NumPy pieces that pictures are put together from: fonts, text, colours, blocks."""
 
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,19 +11,76 @@ EXECUTED = (255, 176, 0)  # amber stands out from viridis and from street colour
 
 
 @functools.lru_cache(maxsize=32)
-def font(size: int, *, bold: bool = False):
-    """DejaVu Sans, which Matplotlib brings along; Pillow's own font where it is missing."""
+def font(size: int, *, bold: bool = False, file: str | None = None):
+    """DejaVu Sans, which Matplotlib brings along, or a file; Pillow's own font without either."""
     from PIL import ImageFont
 
     try:
-        import matplotlib
-
-        name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-        return ImageFont.truetype(
-            str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size
-        )
+        return ImageFont.truetype(file or _usual_file(bold=bold), size)
     except (ImportError, OSError):
         return ImageFont.load_default(size)
+
+
+def font_of(text: str, size: int, *, bold: bool = False):
+    """`font`, or where it lacks a letter of the text, one that is installed and has all of them."""
+    return font(size, bold=bold, file=_file_with(_letters(text), bold=bold))
+
+
+@functools.cache
+def warn_of_missing_letters(texts: tuple[str, ...]) -> None:
+    """Warn, once, of texts that no font which is installed has the letters of."""
+    missing = [text for text in texts if not _file_with(_letters(text))]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        warnings.warn(
+            f"no font that is installed has all letters of {', '.join(missing[:3])}{more}: "
+            "pictures show boxes for them; install one of their script, such as Noto Sans, or "
+            "give other names",
+            stacklevel=3,
+        )
+
+
+def _letters(text: str) -> frozenset[int]:
+    return frozenset(ord(letter) for letter in text if not letter.isspace())
+
+
+@functools.lru_cache(maxsize=1024)
+def _file_with(letters: frozenset[int], *, bold: bool = False) -> str | None:
+    """A font's file with all of the letters, the usual one before all others; None for none."""
+    if letters <= _usual_letters():
+        return _usual_file(bold=bold)
+    return next((file for file in _installed() if letters <= _letters_in(file)), None)
+
+
+def _usual_file(*, bold: bool = False) -> str:
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name)
+
+
+def _usual_letters() -> frozenset[int]:
+    """Those of the usual font, in both weights."""
+    return _letters_in(_usual_file()) & _letters_in(_usual_file(bold=True))
+
+
+@functools.cache
+def _letters_in(file: str) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        return frozenset(FT2Font(file).get_charmap())
+    except (OSError, RuntimeError):  # a font that is gone, or has no outlines
+        return frozenset()
+
+
+@functools.cache
+def _installed() -> tuple[str, ...]:
+    from matplotlib.font_manager import fontManager
+
+    # Fonts of last resort have a box for every letter.
+    found = {entry.fname for entry in fontManager.ttflist if "Last Resort" not in entry.name}
+    return tuple(sorted(found, key=lambda file: ("Sans" not in file, "Regular" not in file, file)))
 
 
 def fit_text(text: str, text_font, width: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bc_jax.limits import check_width
-from bc_jax.view.drawing import fit_text, font, viridis
+from bc_jax.view.drawing import fit_text, font, font_of, viridis, warn_of_missing_letters
 from bc_jax.view.layers import GAIN_POWER, TITLES, draw_layers, highest
 
 _BACKGROUND, _TEXT, _FAINT = (18, 20, 24), (238, 240, 244), (160, 166, 176)
@@ -69,6 +69,7 @@ def panel(
     palette = np.asarray(palette, np.uint8)
     _check(frame, classes, executed, frame_state, gain, probabilities, palette, class_names, width)
 
+    warn_of_missing_letters((*class_names, title))
     figures = {name: _number(value) for name, value in (figures or {}).items()}
     height_, width_ = np.shape(frame)[:2]
     plan = _plan((height_, width_), width, title, figures, class_names)
@@ -79,7 +80,9 @@ def panel(
     )  # fmt: skip
     count = int(executed.sum())
     counts = np.bincount(classes.ravel(), minlength=len(palette))
-    there = f"{np.count_nonzero(counts)} of {len(class_names)} classes, named below"
+    shown, left = _shown(plan, counts, class_names)
+    named = f"{sum(counts[shown] > 0)} of them named below" if left else "named below"
+    there = f"{np.count_nonzero(counts)} of {len(class_names)} classes, {named}"
     share = f"{count} of {executed.size} blocks ({count / executed.size:.1%}); dark: copied"
     below = {
         "frame": _Note(f"{width_} × {height_} pixels"),
@@ -92,7 +95,7 @@ def panel(
     }
     views = [(TITLES[name], image, below[name]) for name, image in images.items()]
     picture = _draw(plan, views, title, figures)
-    _draw_legend(picture, plan, counts, palette, class_names)
+    _draw_legend(picture, plan, counts, palette, class_names, shown, left)
     return np.array(picture)
 
 
@@ -188,6 +191,10 @@ def _strip_fonts(plan: _Plan):
     return font(round(17 * plan.scale)), font(round(25 * plan.scale), bold=True)
 
 
+def _title_font(plan: _Plan, title: str):
+    return font_of(title, round(25 * plan.scale), bold=True)
+
+
 def _strip(
     plan: _Plan, title: str, figures: Mapping[str, str]
 ) -> tuple[list[str], int, list[tuple[int, int, int]]]:
@@ -195,7 +202,7 @@ def _strip(
 
     The title is broken in two where it has no room otherwise, or that spares a row of figures.
     """
-    wide = _strip_fonts(plan)[1].getlength
+    wide = _title_font(plan, title).getlength
     most = plan.column if figures else plan.size[1] - 2 * plan.gap
     words = title.split(" ")
     halves = [[" ".join(words[:n]), " ".join(words[n:])] for n in range(1, len(words))]
@@ -235,13 +242,14 @@ def _draw_strip(draw, plan: _Plan, title: str, figures: Mapping[str, str]):
     """The title on the left, the figures beside it: a name above each value."""
     small, large = _strip_fonts(plan)
     lines, room, cells = _strip(plan, title, figures)
+    wide = _title_font(plan, title)
     for place, text in enumerate(lines):
         y = plan.strip / 2 + (place - (len(lines) - 1) / 2) * plan.line
-        draw.text((plan.gap, y), fit_text(text, large, room), _TEXT, large, anchor="lm")
+        draw.text((plan.gap, y), fit_text(text, wide, room), _TEXT, wide, anchor="lm")
     high = plan.strip / (1 + max((row for row, _, _ in cells), default=0))
-    for (name, value), (row, x, wide) in zip(figures.items(), cells, strict=True):
+    for (name, value), (row, x, room) in zip(figures.items(), cells, strict=True):
         y = row * high
-        name, value = fit_text(name, small, wide + 1), fit_text(value, large, wide + 1)
+        name, value = fit_text(name, small, room + 1), fit_text(value, large, room + 1)
         draw.text((x, y + high * 0.3), name, _FAINT, small, anchor="lm")
         draw.text((x, y + high * 0.68), value, _TEXT, large, anchor="lm")
 
@@ -273,9 +281,9 @@ def _draw_below(canvas, draw, plan: _Plan, x: int, y: int, below):
 
 def _wide(plan: _Plan, names: Sequence[str]) -> list[int]:
     """The width of each entry of a legend: a box and a name, which is cut where it is too long."""
-    small, box = font(round(17 * plan.scale)), round(22 * plan.scale)
+    size, box = round(17 * plan.scale), round(22 * plan.scale)
     most = plan.size[1] - 2 * plan.gap
-    return [min(most, box + math.ceil(small.getlength(name))) for name in names]
+    return [min(most, box + math.ceil(font_of(name, size).getlength(name))) for name in names]
 
 
 def _places(plan: _Plan, wide: Sequence[int]) -> list[tuple[int, int]]:
@@ -293,11 +301,8 @@ def _lines(plan: _Plan, wide: Sequence[int]) -> int:
     return 1 + max((line for line, _ in _places(plan, wide)), default=0)
 
 
-def _draw_legend(canvas, plan: _Plan, counts: np.ndarray, palette, names: Sequence[str]):
-    """All classes in their places, or as many of those that are there as find room."""
-    from PIL import ImageDraw
-
-    draw, small = ImageDraw.Draw(canvas), font(round(17 * plan.scale))
+def _shown(plan: _Plan, counts: np.ndarray, names: Sequence[str]) -> tuple[list[int], list[str]]:
+    """The classes of the legend, and what counts those that find no room, if there are any."""
     wide = _wide(plan, names)
     there = [k for k in np.argsort(-counts, kind="stable") if counts[k]]
     shown, left = list(range(len(names))), []
@@ -306,17 +311,27 @@ def _draw_legend(canvas, plan: _Plan, counts: np.ndarray, palette, names: Sequen
         most = len(there) if len(shown) > len(there) else len(shown) - 1
         shown = sorted(there[:most])
         left = [f"+{len(there) - most} more"] if most < len(there) else []
+    return shown, left
+
+
+def _draw_legend(canvas, plan: _Plan, counts: np.ndarray, palette, names, shown, left):
+    """All classes in their places, or as many of those that are there as find room."""
+    from PIL import ImageDraw
+
+    draw, size = ImageDraw.Draw(canvas), round(17 * plan.scale)
+    wide = _wide(plan, names)
     places = _places(plan, [*(wide[k] for k in shown), *_wide(plan, left)])
     top = plan.strip + plan.heading + plan.view[0] + plan.line
     side = round(15 * plan.scale)
     for k, (line, x) in itertools.zip_longest(shown, places, fillvalue=None):
         y = top + line * plan.line + plan.line // 2 + 2
         if k is None:
-            draw.text((x, y), left[0], _FAINT, small, anchor="lm")
+            draw.text((x, y), left[0], _FAINT, font(size), anchor="lm")
             break
         box = (x, y - side // 2, x + side, y - side // 2 + side)
         fill = tuple(map(int, palette[k])) if counts[k] else None
         draw.rectangle(box, fill=fill, outline=_FAINT)
+        small = font_of(names[k], size)
         text = fit_text(names[k], small, wide[k] - round(22 * plan.scale) + 1)
         x += round(22 * plan.scale)
         draw.text((x, y), text, _TEXT if counts[k] else _FAINT, small, anchor="lm")
