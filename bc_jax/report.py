@@ -166,9 +166,10 @@ def _viewer(folder: Path, config: dict) -> str:
             path = frame / f"{name}.jpg"
             if path.is_file():
                 names += [] if name in names else [name]
+                said = f"{TITLES[name]} of frame {int(frame.name)}"
                 images += (
-                    f'<img data-frame="{int(frame.name)}" data-view="{name}" '
-                    f'alt="{TITLES[name]} of frame {int(frame.name)}" src="{_data(path)}">\n'
+                    f'<p>{said}</p><img data-frame="{int(frame.name)}" data-view="{name}" '
+                    f'alt="{said}" src="{_data(path)}">\n'
                 )
     if not images:
         return ""
@@ -220,10 +221,10 @@ def _frequencies(results: dict, views: Path) -> str:
     return (
         f'<figure><svg class="heat" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="how often each block was executed">{under}{cells}</svg>'
+        '<div class="bar"></div><div class="ends"><span>0 %</span><span>100 %</span></div>'
         f"<figcaption>Share of the frames in which '{html.escape(names[0])}' executed each block, "
         f"from {grid.min():.1%} to {grid.max():.1%}; point at a block for its figure."
-        '</figcaption><div class="bar"></div><div class="ends"><span>0 %</span><span>100 %</span>'
-        "</div></figure>"
+        "</figcaption></figure>"
     )
 
 

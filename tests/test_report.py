@@ -1,6 +1,8 @@
 """The page of a run that has only some of what it can show."""
 
+import html.parser
 import json
+import re
 
 import pytest
 
@@ -33,6 +35,52 @@ def test_the_page_names_what_was_measured():
     assert "a network on for measuring" in report._about({"rows": []}, config, {})
     config["evaluate"]["source"] = None
     assert "a network on for training" in report._about({"rows": []}, config, {})
+
+
+_VOID = {"meta", "img", "input", "image"}
+
+
+class Outline(html.parser.HTMLParser):
+    """What is open, and where elements stand in others; raises where tags do not pair."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.children = [], [("page", [])]
+
+    def handle_starttag(self, tag, attributes):
+        self.children[-1][1].append(tag)
+        if tag not in _VOID:
+            self.open.append(tag)
+            self.children.append((tag, []))
+
+    def handle_endtag(self, tag):
+        if tag in _VOID:
+            return
+        assert self.open.pop() == tag
+        parent, inside = self.children.pop()
+        if parent == "figure":  # of which a caption is the first or the last
+            assert inside[-1] == "figcaption" and inside.count("figcaption") == 1
+
+
+def test_the_page_is_whole_and_reads_without_scripts(tmp_path):
+    for frame in (0, 4):
+        for name in ("frame", "blocks"):
+            path = tmp_path / "views" / f"{frame:04d}" / f"{name}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"a picture")
+    run_with_an_evaluation(tmp_path, trained=8, frame=8, blocks={"size": [16, 16]})
+    measured = json.loads((tmp_path / "results.json").read_text())
+    measured |= {"execution_frequency": {"learned": [[0.5, 1]]}, "frame_size": [16, 32]}
+    (tmp_path / "results.json").write_text(json.dumps(measured))
+    page = report.write(tmp_path).read_text()
+    outline = Outline()
+    outline.feed(page)
+    assert outline.open == [] and "figure" in page
+    # Nothing is hidden by styles alone: only where the script has said that it is there.
+    hidden = re.findall(r"([^{}]*)\{[^{}]*display: none", page)
+    assert hidden and all(".live" in rule for rule in hidden)
+    assert "<p>Executed blocks of frame 4</p><img" in page
+    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
 
 
 def test_tables_and_video_say_what_they_are(tmp_path, monkeypatch):
