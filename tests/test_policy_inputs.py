@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bc_jax.policy import policy_inputs, policy_pixels
+from bc_jax.policy import PolicyConfig, policy_inputs, policy_pixels
 from bc_jax.policy.inputs import resize_nearest
 
 
@@ -105,3 +105,9 @@ def test_errors_name_what_does_not_fit():
         policy_inputs(frames, state[:, :-1], outputs, jnp.array(grid), block_size=(32, 32))
     with pytest.raises(ValueError, match="whole numbers"):
         policy_pixels((100, 128), 1 / 8)
+
+
+def test_blocks_that_are_no_whole_policy_pixels_are_told_the_setting_that_fits():
+    with pytest.raises(ValueError, match=r"pixels_per_block is 8; .* 2 to 3 .* multiple of 3"):
+        PolicyConfig.light().block_pixels((64, 96))
+    assert PolicyConfig.light(pixels_per_block=12).block_pixels((64, 96)) == (8, 12)

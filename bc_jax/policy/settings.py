@@ -1,6 +1,7 @@
 """The policy's settings, typed and checked."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
@@ -101,7 +102,18 @@ class PolicyConfig:
         return self.pixels_per_block / max(block_size)
 
     def block_pixels(self, block_size: tuple[int, int]) -> tuple[int, int]:
-        """Returns the policy pixels per block, (vertical, horizontal)."""
+        """Returns the policy pixels per block, (vertical, horizontal).
+
+        Raises:
+          ValueError: the block's shorter side is not a whole number of them.
+        """
+        common = math.gcd(*block_size)
+        height, width = (side // common for side in block_size)
+        if self.pixels_per_block % max(height, width):
+            raise ValueError(
+                f"policy.pixels_per_block is {self.pixels_per_block}; for blocks whose sides are "
+                f"as {height} to {width} it must be a multiple of {max(height, width)}"
+            )
         return policy_pixels(block_size, self.scale(block_size))
 
     @classmethod
