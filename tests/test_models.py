@@ -432,6 +432,19 @@ def test_adaptive_pooling_averages_each_cell(size, grid):
     np.testing.assert_allclose(adaptive_avg_pool(jnp.asarray(x), grid), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("grid", [(4, 8), (2, 4), (3, 5), (1, 1)])
+def test_adaptive_pooling_of_halves_rounds_once(dtype, grid):
+    x = jnp.asarray(np.random.default_rng(0).uniform(200, 400, (1, 32, 64, 3)), dtype)
+    expected = adaptive_avg_pool(x.astype(jnp.float32), grid)
+    pooled = adaptive_avg_pool(x, grid)
+    assert pooled.dtype == x.dtype
+    step = 2.0 ** (-8 if dtype == "bfloat16" else -11)
+    # Cells that overlap are summed by matrices, whose weights are rounded too.
+    several = 4 if grid == (3, 5) else 1
+    np.testing.assert_allclose(pooled.astype(jnp.float32), expected, rtol=several * step)
+
+
 @pytest.mark.parametrize("size", [(6, 10), (12, 20), (7, 9), (2, 3)])
 def test_resizing_interpolates_between_pixel_centres(size):
     x = np.random.default_rng(1).normal(size=(1, 6, 10, 2)).astype(np.float32)

@@ -82,6 +82,39 @@ def test_indices_are_of_32_bits_where_others_are_of_64(promotion):
         jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_no_dtype_is_promoted_for_a_network_that_promotes_none(dtype):
+    def several(p, x):
+        """A folded scale, a dilated, a depthwise and a wide convolution, and resizing."""
+        x = zoo.conv(x, p["a"], rhs_dilation=(2, 2)) * p["scale"]
+        x = zoo.conv(x, p["each"], feature_group_count=6)
+        x = jax.image.resize(x, (*x.shape[:1], zoo.H * 2, zoo.W * 2, 6), "bilinear")
+        return zoo.conv(zoo.conv(x, p["wide"]), p["head"])
+
+    shapes = {"a": (3, 3, 3, 6), "scale": (1, 1, 1, 6), "each": (3, 3, 1, 6), "wide": (3, 3, 6, 48)}
+    shapes["head"] = (3, 3, 48, 48)
+    shapes = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in shapes.items()}
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    try:
+        given = zoo.random_like(shapes, dtype=dtype)
+        frames = jnp.asarray(frames_of(0)[0], dtype)
+        outputs, _ = jax.jit(_all_blocks(several, given, frames))(given)
+        assert outputs.dtype == dtype
+        tolerance = 0.05 if dtype == "bfloat16" else 1e-6
+        expected = np.asarray(several(given, frames), np.float64)
+        assert_close(np.asarray(outputs, np.float64), expected, tolerance=tolerance)
+    finally:
+        jax.config.update("jax_enable_x64", False)
+        jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+
+def _all_blocks(network, given, frames):
+    step = bc_jax.blockcopy(network, block_size=16)
+    grid = jnp.ones(step.grid_shape(frames), bool)
+    return lambda p: step(p, step.init(given, frames), frames, grid)
+
+
 def test_one_trace_per_capacity_whatever_the_grid(clip):
     networks, steps = [], []
 

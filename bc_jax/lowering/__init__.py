@@ -7,6 +7,7 @@ backend has a faster one a test holds the two together; `python -m benchmarks.lo
 from bc_jax.lowering.backend import compiler_options, half_of, jit, on_gpu
 from bc_jax.lowering.bits import concatenate, moves
 from bc_jax.lowering.convolution import Convolution, best_ready, convolve, kernel_order, make_ready
+from bc_jax.lowering.dtypes import widened
 from bc_jax.lowering.gradient import convolve_to_learn
 from bc_jax.lowering.halo_exchange import exchange
 from bc_jax.lowering.halo_lines import Exchange, exchanges_at_once
@@ -24,5 +25,5 @@ __all__ = [
     "compiler_options", "concatenate", "convolve", "convolve_taps", "convolve_to_learn",
     "dot_general", "exchange", "exchange_and_pool", "exchanges_at_once", "for_all_rows", "half_of",
     "jit", "kernel_order", "make_ready", "moves", "on_gpu", "pool", "pools_at_once",
-    "reads_taps", "sum_rows", "surround",
+    "reads_taps", "sum_rows", "surround", "widened",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from bc_jax.lowering import backend
 from bc_jax.lowering.bits import concatenate, stack
+from bc_jax.lowering.dtypes import widened
 from bc_jax.lowering.places import places
 from bc_jax.lowering.product import multiply
 from bc_jax.lowering.winograd import SummedKernel, best_ahead, best_at_once, convolve_summed
@@ -339,7 +340,7 @@ def _by_phases(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Arr
 def _depthwise(tiles: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
     """Every channel by itself: a weighted sum of shifted tiles."""
     result = how.preferred or jnp.result_type(tiles, kernel)
-    summed = jnp.promote_types(result, jnp.float32)
+    summed = widened(result)
     tiles = jnp.repeat(tiles, kernel.shape[3] // how.groups, axis=-1)
     tiles = pad(tiles, how.padding)
     total = None

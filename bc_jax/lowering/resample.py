@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.lowering.bits import concatenate, stack
+from bc_jax.lowering.dtypes import widened
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,7 +104,7 @@ def multiply_axis(tiles, parts: np.ndarray, place, axis: int, dtype) -> jax.Arra
         axis: 1 or 2.
         dtype: of the result.
     """
-    compute = jnp.promote_types(dtype, jnp.float32)
+    compute = widened(dtype)
     alike = bool((np.ptp(parts, axis=0) == 0).all())
     parts = jnp.asarray(parts, compute)
     moved = jnp.moveaxis(tiles, axis, -1).astype(compute)
@@ -154,7 +155,7 @@ def resample(tiles, axis_map: AxisMap, axis: int, dtype) -> jax.Array:
     up = len(axis_map.taps)
     count = axis_map.out // up
     step = axis_map.tile // count
-    raise_to = jnp.promote_types(dtype, jnp.float32)
+    raise_to = widened(dtype)
     phases = []
     for weights in axis_map.taps:
         total = None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from bc_jax.lowering import backend
 from bc_jax.lowering.bits import concatenate
+from bc_jax.lowering.dtypes import widened
 from bc_jax.lowering.product import multiply
 
 # Tiles with fewer channels are quickly copied once for each of a kernel's places.
@@ -49,7 +50,7 @@ def convolve_taps(
         wide = concatenate(jax.lax.optimization_barrier(taps), axis=-1)
         return multiply(wide, kernel.reshape(-1, features), precision, preferred)
     result = preferred or jnp.result_type(taps[0], kernel)
-    summed = jnp.promote_types(result, jnp.float32)
+    summed = widened(result)
     matrices = kernel.reshape(-1, channels, features)
     products = [
         multiply(tap, matrix, precision, summed) for tap, matrix in zip(taps, matrices, strict=True)

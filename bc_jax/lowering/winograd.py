@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bc_jax.lowering.dtypes import widened
 from bc_jax.lowering.places import interleave, overlap_add, places
 
 # Fewer channels or features cost less than the sums of rows do.
@@ -92,7 +93,7 @@ class SummedKernel:
     def of(cls, kernel: jax.Array, at_once: tuple[int, int]) -> "SummedKernel":
         """A kernel for so many (rows, columns) at once, for which there must be filters."""
         rows, columns = at_once
-        wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+        wide = kernel.astype(widened(kernel.dtype))
         sums = _summed(_FILTERS[rows].of_kernel, [wide[i : i + 1] for i in range(3)])
         if columns > 1:
             of_kernel = _FILTERS[columns].of_kernel

@@ -90,7 +90,8 @@ def adaptive_avg_pool(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
         return x.mean(axis=(1, 2), keepdims=True)
     if height % down == 0 and width % across == 0:
         window = (height // down, width // across)
-        return nn.avg_pool(x, window, strides=window)
+        # In 16 bits, sums of a few hundred pixels would be off by percents, or infinite.
+        return nn.avg_pool(x.astype(jnp.float32), window, strides=window).astype(x.dtype)
     rows = jnp.asarray(_pooling_matrix(height, down), x.dtype)
     columns = jnp.asarray(_pooling_matrix(width, across), x.dtype)
     exact = jax.lax.Precision.HIGHEST

@@ -191,7 +191,7 @@ def _append_with_kernel_ready(op: Op, affine: _Affine, fixed: Draft, each_frame:
 
 def _fold(kernel, features: int, steps, vectors) -> tuple[jax.Array, jax.Array]:
     """A kernel, its axis of features given, and what to add, in the place of the steps."""
-    wide = jnp.promote_types(kernel.dtype, jnp.float32)
+    wide = lowering.widened(kernel.dtype)
     scale, shift = jnp.ones((), wide), jnp.zeros(kernel.shape[features], wide)
     for (name, first, _), vector in zip(steps, vectors, strict=True):
         vector = vector.astype(wide).reshape(-1)
