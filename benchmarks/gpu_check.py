@@ -16,7 +16,7 @@ LARGE, SMALL = (1024, 2048), (512, 1024)
 
 
 def plan() -> list[Part]:
-    """What is measured: networks, a step and a network's parts, then more of each."""
+    """What is measured: SwiftNet-RN50, alone and in a step, then more of each."""
     rn18, rn50, deeplab = "swiftnet_rn18", "swiftnet_rn50", "deeplabv3plus_rn101"
     espnet, half = "espnet_cityscapes", {"dtype": "bfloat16"}
     few = {"fractions": (0.3, 0.5), "in_a_row": 8}
@@ -24,13 +24,13 @@ def plan() -> list[Part]:
     once = {"targets": (0.3,), "intervals": 4}
     return [
         part("network", Case(rn50, LARGE, **half), **more),
-        part("network", Case(rn18, LARGE, **half), **more),
         part("step", Case(rn50, LARGE, **half), **once),
-        part("host", Case(rn50, LARGE, **half)),
-        part("kernels", Case(rn50, LARGE, **half)),
-        part("step", Case(rn18, LARGE, **half), **once),
         part("network", Case(rn50, LARGE, **half, streams=4), **few),
+        part("kernels", Case(rn50, LARGE, **half)),
         part("step", Case(rn50, LARGE, **half, streams=4), **once),
+        part("host", Case(rn50, LARGE, **half)),
+        part("network", Case(rn18, LARGE, **half), **more),
+        part("step", Case(rn18, LARGE, **half), **once),
         part("kernels", Case(rn50, LARGE, **half, streams=4)),
         part("roofline", Case(rn18, LARGE, **half), matrix=8192, array_bytes=2**31),
         part("network", Case(rn18, SMALL), **more),

@@ -23,6 +23,9 @@ def block_price(scores: jax.Array, budget: jax.Array | float) -> jax.Array:
     low = scores.min(axis=(2, 3), keepdims=True) - _MARGIN
     width = scores.max(axis=(2, 3), keepdims=True) + _MARGIN - low
     steps, sections = _FEW_STEPS if on_gpu() else _FEW_PLACES
+    if on_gpu():
+        # Else XLA computes it anew to compare with it, in kernels apart from the sums that follow.
+        budget = jax.lax.optimization_barrier(jnp.asarray(budget, scores.dtype))
     places = jnp.arange(1.0, sections).reshape(1, -1, 1, 1)
     for _ in range(steps):
         width /= sections
