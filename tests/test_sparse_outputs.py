@@ -176,3 +176,21 @@ def test_a_frame_of_one_block_that_is_moved_by_its_padding(padding):
     # XLA's own convolution reads beyond a frame that is cut at one side and padded at the other.
     sides = ((0, 0, 0), (*padding, 0), (*padding, 0), (0, 0, 0))
     assert_close(out, zoo.conv(jax.lax.pad(frames, 0.0, sides), kernel, 2, "VALID"))
+
+
+def test_what_is_widened_for_a_whole_operation_is_remembered_as_it_was():
+    def network(p, x):
+        x = zoo.conv(x, p["a"])
+        sums = jax.lax.cumsum(x.astype(jnp.float32), axis=2)
+        return x * sums.mean(axis=(1, 2), keepdims=True).astype(x.dtype)
+
+    params = {"a": jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 3, 6)), jnp.bfloat16)}
+    frames = jnp.asarray(zoo.frames_of(0)[0], jnp.bfloat16)
+    sparse = bc_jax.blockcopy(network, 16)
+    run = jax.jit(sparse, static_argnames="capacity")
+    _, state = run(params, sparse.init(params, frames), frames)
+    (kept,) = state.memory["dense"].values()
+    assert kept.dtype == jnp.bfloat16
+    grid = zoo.random_grids(2, sparse.grid_shape(frames), seed=0)[1]
+    outputs, state = run(params, state, frames, grid, capacity=int(grid.sum()))
+    zoo.assert_close(outputs, jax.jit(network)(params, frames), tolerance=0.02)

@@ -56,6 +56,21 @@ def test_half_floats():
     assert_close(without, by_grid, tolerance=0.03)
 
 
+def test_what_is_widened_before_a_window_across_blocks(remembered):
+    def apply(params, frames):
+        x = zoo.conv(frames, params["a"]).astype(jnp.float32)
+        window = (1, 32, 24, 1)
+        sums = jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "VALID")
+        return frames * sums.mean(axis=(1, 2, 3), keepdims=True).astype(frames.dtype)
+
+    sparse = bc_jax.blockcopy(apply, 16)
+    params = {"a": jnp.full((3, 3, 3, 4), 0.1, jnp.bfloat16)}
+    by_grid, without = both(sparse, params, jnp.asarray(zoo.frames_of(1, 2), jnp.bfloat16))
+    assert [kept.dtype for kept in without.memory["dense"].values()] == [jnp.bfloat16]
+    assert remembered[-1] is not None
+    assert_close(without, by_grid, tolerance=0.03)
+
+
 def test_a_grid_of_all_where_blocks_remember_what_whole_frames_do_not_read(remembered):
     apply = network(WHOLE["windows_across_blocks"])
     sparse, frames = bc_jax.blockcopy(apply, BLOCK), zoo.frames_of(1, 2, STREAMS)

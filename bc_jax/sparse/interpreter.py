@@ -173,7 +173,7 @@ class Context:
             return jnp.concatenate([self.dense(part) for part in value.parts], value.axis)
         if not isinstance(value, Blocked):
             return plain(value)
-        array = jnp.transpose(self._dense(value), inverse(value.apart().order))
+        array = jnp.transpose(self._widened(value), inverse(value.apart().order))
         if value.merged:
             array = array.reshape(self.shape(value))
         sides = [(axis, *pad) for axis, pad in zip(value.axes[1:], value.pad, strict=True)]
@@ -193,6 +193,11 @@ class Context:
         """The same, as a value."""
         array = self.dense(value)
         return Whole(array, tuple(array.shape))
+
+    def _widened(self, x: Blocked) -> jax.Array:
+        if x.narrow is None or x.dense is not None:
+            return self._dense(x)
+        return self._widened(x.narrow).astype(x.tiles.dtype)
 
     def _dense(self, x: Blocked) -> jax.Array:
         if x.dense is not None:

@@ -39,6 +39,7 @@ class Blocked:
         pad_value: what the image is padded with; a `Border` where with its own pixels.
         dense: [N, H, W, *rest] where the value is at hand for all blocks, else None.
         fresh: whether `dense` is this frame's everywhere, so that halos can be read from it.
+        narrow: the value of fewer bits that this one was converted from, which takes less memory.
     """
 
     tiles: jax.Array
@@ -48,6 +49,7 @@ class Blocked:
     pad_value: float | Border = 0
     dense: jax.Array | None = None
     fresh: bool = False
+    narrow: "Blocked | None" = None
 
     @property
     def stream(self) -> int:

@@ -35,7 +35,7 @@ class WholeFrames(Context):
 
     def exchange(self, x: Blocked, halo: Halo, pad_value) -> jax.Array:
         """The frames, and what stands for everything outside them."""
-        self.tensors[x.key] = x.tiles
+        self._note(x)
         return super().exchange(x.same(fresh=False), halo, pad_value)
 
     def cut(self, dense: jax.Array) -> jax.Array:
@@ -59,8 +59,13 @@ class WholeFrames(Context):
         return {"halos": halos, "dense": {key: found[key] for key in self.plan.dense}}
 
     def _dense(self, x: Blocked) -> jax.Array:
-        self.tensors[x.key] = x.tiles
+        self._note(x)
         return x.tiles
+
+    def _note(self, x: Blocked) -> None:
+        self.tensors[x.key] = x.tiles
+        if x.narrow is not None:  # blocks may remember this instead
+            self._note(x.narrow)
 
 
 def _kind(shape: jax.ShapeDtypeStruct) -> tuple:

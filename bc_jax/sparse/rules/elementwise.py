@@ -47,7 +47,8 @@ def elementwise(context, op, *operands):
         shape = jnp.broadcast_shapes(*[t.shape for t in tiles])
         tiles = [t if t.ndim == 0 else jnp.broadcast_to(t, shape) for t in tiles]
     (result,) = op.bind(*tiles)
-    return first.new(result)
+    widens = op.name == "convert_element_type" and result.itemsize > first.tiles.itemsize
+    return first.new(result).same(narrow=first if widens else None)
 
 
 @rule("custom_jvp_call")
