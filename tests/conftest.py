@@ -57,3 +57,13 @@ def pytest_collection_modifyitems(items):
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_file():
+    """Free the compiled programs: those of all files need more mappings than Linux lets one have.
+
+    JAX 0.12 then ends the process; the limit is vm.max_map_count, 65530.
+    """
+    yield
+    jax.clear_caches()

@@ -59,10 +59,21 @@ def _unroll(program: Program) -> tuple[Program, bool]:
 
 def _is_short(op: Op, reads: list[bool]) -> bool:
     p = op.params
-    parts = reads[p["num_consts"] + p["num_carry"] :]
+    parts = reads[sum(_roles(op)) :]
     longest = _PARTS if any(parts) else _TURNS
     small = p["length"] * _operations(p["jaxpr"]) <= _OPERATIONS
     return any(reads) and 0 < p["length"] <= longest and small
+
+
+def _roles(op: Op) -> tuple[int, int]:
+    """How many operands of a loop are the same in all turns, and how many go from turn to turn.
+
+    The rest has a part for each turn. The shapes tell; JAX's parameters of it differ by version.
+    """
+    body = getattr(op.params["jaxpr"], "jaxpr", op.params["jaxpr"])
+    read, made = ([x.aval.ndim for x in ends] for ends in (body.invars, body.outvars))
+    carried = sum(n == aval.ndim for n, aval in zip(made, op.out_avals, strict=True))
+    return sum(n == len(s) for n, s in zip(read, op.in_shapes, strict=True)) - carried, carried
 
 
 def _operations(jaxpr) -> int:
@@ -77,10 +88,10 @@ def _operations(jaxpr) -> int:
 
 def _turn_by_turn(op: Op, draft: Draft) -> list[int | Constant]:
     """Append a loop's operations; returns its results."""
-    p = op.params
-    first = p["num_consts"] + p["num_carry"]
-    consts, parts = op.inputs[: p["num_consts"]], op.inputs[first:]
-    carry, made = op.inputs[p["num_consts"] : first], {}
+    p, (same, carried) = op.params, _roles(op)
+    first = same + carried
+    consts, carry, parts = op.inputs[:same], op.inputs[same:first], op.inputs[first:]
+    made = {}
     for turn in range(p["length"])[:: -1 if p["reverse"] else 1]:
 
         def now(*arrays, turn=turn):
@@ -88,7 +99,7 @@ def _turn_by_turn(op: Op, draft: Draft) -> list[int | Constant]:
 
         part = draft.append(now, parts, op.layer) if parts else []
         results = draft.inline(p["jaxpr"], [*consts, *carry, *part], op.layer)
-        carry, made[turn] = results[: p["num_carry"]], results[p["num_carry"] :]
+        carry, made[turn] = results[:carried], results[carried:]
 
     def together(*arrays):
         return [jnp.stack(arrays)]
