@@ -39,7 +39,9 @@ def _load(config: Config) -> Network:
         if model.name in TRAINED:
             return load(model.name, **options)
         return load(model.name, key=jax.random.key(config.seed), **options)
-    except (TypeError, ValueError, OSError) as error:
+    except OSError as error:
+        raise ConfigError(f"model.weights {model.weights}: {error.strerror or error}") from error
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"model: {error}") from error
 
 

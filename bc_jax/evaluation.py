@@ -169,8 +169,9 @@ class Evaluation:
         return figures
 
     def glance(self) -> dict[str, float]:
-        """Each policy's disagreement in the last frame."""
-        return {name: row.measurements[-1].disagreement for name, row in self.rows.items()}
+        """Each policy's disagreement in the last frame, said before the first of them."""
+        last = {name: row.measurements[-1].disagreement for name, row in self.rows.items()}
+        return {("" if i else "disagreement: ") + name: last[name] for i, name in enumerate(last)}
 
     @functools.cached_property
     def report(self) -> Report:

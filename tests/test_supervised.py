@@ -320,3 +320,10 @@ def test_optax_is_given_kernels_alone_to_decay():
     assert isinstance(made._optimizer, optax.GradientTransformation)
     assert np.any(change["stem"]["kernel"])
     assert not np.any(change["norm"]["scale"])
+
+
+def test_weights_that_are_not_there_are_named(tmp_path):
+    missing = tmp_path / "missing.npz"
+    model = ModelConfig("small", weights=str(missing))
+    with pytest.raises(settings.ConfigError, match=f"model.weights {missing}: No such file"):
+        build.network(Config(model=model))
