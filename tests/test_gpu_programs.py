@@ -60,7 +60,10 @@ def arrays(dtype: str, streams: int = 1):
 
 def lowered(jitted, *args, **static) -> str:
     """StableHLO for CUDA, without the code of Triton's kernels."""
-    text = jitted.trace(*args, **static).lower(lowering_platforms=("cuda",)).as_text()
+    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="cuda")
+    mesh = jax.sharding.AbstractMesh((), (), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        text = jitted.trace(*args, **static).lower(lowering_platforms=("cuda",)).as_text()
     return re.sub(r'ir = "[^"]*"', "", text)
 
 
