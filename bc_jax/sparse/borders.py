@@ -110,7 +110,7 @@ def keep_borders(program: Program) -> Program:
     for op in program.ops:
         if op.name == "concatenate":
             axis = op.params["dimension"]
-            source, index = _source(program, op.outputs[0], axis)
+            source, index = picked(program, op.outputs[0], axis)
             size = _shape(program, source)[axis]
             if source != op.outputs[0] and np.array_equal(index, np.arange(size)):
                 alias[op.outputs[0]] = source
@@ -135,19 +135,19 @@ def _shape(program: Program, value: int) -> tuple[int, ...]:
     return tuple(program.avals[value].shape)
 
 
-def _source(program: Program, value: int, axis: int) -> tuple[int, np.ndarray]:
+def picked(program: Program, value: int, axis: int) -> tuple[int, np.ndarray]:
     """Of which value this one picks along an axis, and by which index; itself, where of none."""
     op, size = program.producers.get(value), _shape(program, value)[axis]
     if op is not None and op.name == "concatenate" and op.params["dimension"] == axis:
         parts = [x for x, shape in zip(op.inputs, op.in_shapes, strict=True) if shape[axis]]
         if all(isinstance(part, int) for part in parts):
-            sources, indexes = zip(*(_source(program, x, axis) for x in parts), strict=True)
+            sources, indexes = zip(*(picked(program, x, axis) for x in parts), strict=True)
             if len({*sources}) == 1:
                 return sources[0], np.concatenate(indexes)
     operand, index = (None, None) if op is None else _step(program, op, axis)
     if not isinstance(operand, int):
         return value, np.arange(size)
-    source, of_source = _source(program, operand, axis)
+    source, of_source = picked(program, operand, axis)
     return source, of_source[index]
 
 

@@ -7,6 +7,7 @@ same walk, with a `Context` that has no memory, finds out what memory the progra
 """
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from bc_jax.sparse import halo as halos
 from bc_jax.sparse.blocks import Blocks, split
 from bc_jax.sparse.borders import Border, surround
 from bc_jax.sparse.halo import Halo
-from bc_jax.sparse.places import axes_after
+from bc_jax.sparse.places import axes_after, moves_away
 from bc_jax.sparse.plan import Plan, Ready, Record
 from bc_jax.sparse.program import Constant, Op, Program
 from bc_jax.sparse.rules import MOVES, RESIZES, RULES, finish_move, finish_resize, run_joined
@@ -253,19 +254,35 @@ class Context:
         """A frame-like whole value as tiles, with N, H and W at `axes`; None if it is not one."""
         if isinstance(value, Blocked):
             return value
-        if not varies(value) or value.turned or value.axes not in (None, axes):
+        if not varies(value) or value.moved or value.axes not in (None, axes):
             return None
-        n, gh, gw = self.blocks.grid_shape
-        shape = value.shape
-        sizes = [shape[a] for a in axes]
-        if sizes[0] != n or sizes[1] % gh or sizes[2] % gw:
+        if not self._is_image(value.shape, axes):
             return None
-        _, height, width, *_ = self.program.avals[self.program.inputs[-1]].shape
-        if sizes[1] * width != sizes[2] * height:  # no image of the frame
-            return None
-        rest = [a for a in range(len(shape)) if a not in axes]
+        rest = [a for a in range(len(value.shape)) if a not in axes]
         dense = jnp.transpose(value.full, (*axes, *rest))
         return Blocked(self.cut(dense), axes, dense=dense, fresh=True)
+
+    def image(self, value) -> Blocked | None:
+        """As `as_blocked`, where nothing but the value says where it has N, H and W.
+
+        What does not either is [N, H, W, *rest], unless other axes might be H and W as well.
+        """
+        axes = getattr(value, "axes", None)
+        if axes is None:
+            rank = len(getattr(value, "shape", ()))
+            pairs = itertools.combinations(range(1, rank), 2)
+            if rank < 4 or sum(self._is_image(value.shape, (0, *pair)) for pair in pairs) != 1:
+                return None
+        axes = axes or (0, 1, 2)
+        return self.as_blocked(value, axes) if len({*axes}) == 3 else None
+
+    def _is_image(self, shape: tuple[int, ...], axes: tuple[int, int, int]) -> bool:
+        """Whether an array's sides are those of the frames, or in proportion, in whole blocks."""
+        n, gh, gw = self.blocks.grid_shape
+        streams, rows, columns = (shape[a] for a in axes)
+        _, height, width, *_ = self.program.avals[self.program.inputs[-1]].shape
+        in_proportion = rows * width == columns * height
+        return streams == n and not rows % gh and not columns % gw and in_proportion
 
     def cut(self, dense: jax.Array) -> jax.Array:
         """The executed blocks' tiles of an array [N, H, W, *rest]."""
@@ -334,19 +351,23 @@ def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
         return results, where, context.reason
     operands = [context.whole(x) if isinstance(x, Joined) else x for x in operands]
     if op.name == "broadcast_in_dim" and not any(isinstance(x, Blocked) for x in operands):
-        return [_spread(op, operands)], "whole" if moves else "constant", ""
+        return [_spread(context, op, operands)], "whole" if moves else "constant", ""
     results = op.bind(*[context.dense(context.finish(x)) for x in operands])
     if not moves:
         return results, "constant", ""
     if op.name in RULES and not blocked:
         reason = ""  # its operands are whole already
-    turned = op.name == "rev" or any(map(_is_turned, operands))
-    axes = axes_after(op, operands)
-    return [Whole(r, r.shape, turned=turned, axes=axes) for r in results], "whole", reason
+    places = _places(context, op, operands)
+    return [Whole(r, r.shape, **places) for r in results], "whole", reason
 
 
-def _is_turned(value) -> bool:
-    return isinstance(value, Whole) and value.turned
+def _places(context: Context, op: Op, operands: list) -> dict:
+    """What is known of where an operation's results have their pixels."""
+    return {
+        "turned": op.name == "rev" or any(isinstance(x, Whole) and x.turned for x in operands),
+        "moved": moves_away(context.program, op, operands, context.grid),
+        "axes": axes_after(context.program, op, operands),
+    }
 
 
 def _by_rule(context: Context, op: Op, operands: list) -> list | None:
@@ -359,15 +380,15 @@ def _by_rule(context: Context, op: Op, operands: list) -> list | None:
     return None
 
 
-def _spread(op: Op, operands: list) -> Whole:
+def _spread(context: Context, op: Op, operands: list) -> Whole:
     """A broadcast that is not carried out until it must be."""
     operand, shape = operands[0], tuple(op.params["shape"])
     small = [1] * len(shape)
     array = jnp.asarray(operand.full if isinstance(operand, Whole) else operand)
     for axis, at in enumerate(op.params["broadcast_dimensions"]):
         small[at] = array.shape[axis]
-    turned, axes = _is_turned(operand), axes_after(op, operands)
-    return Whole(array.reshape(small), shape, varies(operand), turned, axes)
+    places = _places(context, op, operands)
+    return Whole(array.reshape(small), shape, varies(operand), **places)
 
 
 def nbytes(tree) -> int:

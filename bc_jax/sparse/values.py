@@ -168,6 +168,8 @@ class Whole:
         shape: the shape that the program sees.
         varies: whether it depends on the frame.
         turned: whether it was flipped, so that pixels do not lie in the block that they are of.
+        moved: whether pixels may lie where other blocks have theirs, as when flipped or rolled;
+            then it is no more cut into blocks, for those it was moved from are the executed ones.
         axes: where N, H and W stand in the program's shape; None where that is not known.
     """
 
@@ -175,6 +177,7 @@ class Whole:
     shape: tuple[int, ...]
     varies: bool = True
     turned: bool = False
+    moved: bool = False
     axes: tuple[int, int, int] | None = None
 
     @property

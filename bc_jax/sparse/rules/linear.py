@@ -46,8 +46,8 @@ def dot_general(context, op, lhs, rhs):
         rank = len(x.shape) if hasattr(x, "shape") else 0
         if rank < 4 or tuple(x_contract) != (rank - 1,):
             raise Declined("")
-        x = context.as_blocked(x, (0, 1, 2))
-        if x is None:
+        x = context.image(x)
+        if x is None or rank - 1 in x.axes:
             raise Declined("")
     x = leader([x])
     if any(a in x.axes for a in x_contract):
@@ -173,19 +173,19 @@ def gather(context, op, x, indices):
         raise Declined("")
     numbers, shape = op.params["dimension_numbers"], op.in_shapes[0]
     axes = numbers.start_index_map
-    picks = _picks(context.program.static(op.inputs[1]), len(axes))
-    border = _border(context, op, x, axes, picks)
+    found = picks(context.program.static(op.inputs[1]), len(axes))
+    border = _border(context, op, x, axes, found)
     if border is not None:
         return border
     x = x if isinstance(x, Resized) else leader([x])
-    if picks is None or sorted(axes) != list(numbers.collapsed_slice_dims):
+    if found is None or sorted(axes) != list(numbers.collapsed_slice_dims):
         raise Declined("gathers at places that are computed")
     sizes = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     if op.params["slice_sizes"] != sizes:
         raise Declined("gathers a part of space")
     if any(
         index.size and (index.min() < 0 or index.max() >= shape[axis])
-        for axis, (_, index) in zip(axes, picks, strict=True)
+        for axis, (_, index) in zip(axes, found, strict=True)
     ):
         raise Declined("gathers outside the array")
     if x.axes[0] in axes:
@@ -195,9 +195,9 @@ def gather(context, op, x, indices):
     places = [a for a in range(x.rank) if a not in offsets]
     kept = [a for a in range(x.rank) if a not in axes]
     at = dict(zip(kept, offsets, strict=True))
-    at |= {axis: places[where] for axis, (where, _) in zip(axes, picks, strict=True)}
+    at |= {axis: places[where] for axis, (where, _) in zip(axes, found, strict=True)}
     stays = {a: a for a in range(x.rank)}
-    for axis, (_, index) in zip(axes, picks, strict=True):
+    for axis, (_, index) in zip(axes, found, strict=True):
         x = _pick(context, op, x, axis, index, at if axis == axes[-1] else stays)
     return x
 
@@ -237,12 +237,12 @@ def per_pixel(op, x: Blocked, kernel) -> Blocked:
     return _placed(x, tiles, places, [*(places[a] for a in x.rest if a != lhs[1]), out[1]])
 
 
-def _border(context, op, x, axes, picks) -> Blocked | None:
+def _border(context, op, x, axes, found) -> Blocked | None:
     """The value with pixels of its own around the image; None where others are picked."""
     offsets, (axis, *others) = op.params["dimension_numbers"].offset_dims, axes
-    if picks is None or others or axis not in x.axes[1:] or axis in offsets:
+    if found is None or others or axis not in x.axes[1:] or axis in offsets:
         return None
-    sides = split_index(picks[0][1], op.in_shapes[0][axis])
+    sides = split_index(found[0][1], op.in_shapes[0][axis])
     x = context.finish(x) if sides else x
     if sides is None or x.merged:
         return None
@@ -256,7 +256,7 @@ def _border(context, op, x, axes, picks) -> Blocked | None:
     return x.same(pad=pad, pad_value=border)
 
 
-def _picks(indices: np.ndarray | None, axes: int) -> list[tuple[int, np.ndarray]] | None:
+def picks(indices: np.ndarray | None, axes: int) -> list[tuple[int, np.ndarray]] | None:
     """For each of so many axes, which dimension of the indices it goes along, and its index there.
 
     Args:
@@ -281,6 +281,10 @@ def _picks(indices: np.ndarray | None, axes: int) -> list[tuple[int, np.ndarray]
 def _pick(context, op, x: Blocked | Resized, axis: int, index: np.ndarray, at):
     """Some places of an axis of the operation's operand; each axis `a` moves to `at[a]`."""
     if axis in x.axes:
+        if axis in x.axes[1:] and leaves_blocks(
+            index, op.in_shapes[0][axis], context.grid[x.axes[1:].index(axis)]
+        ):
+            raise Declined("moves pixels to other blocks")
         matrix = np.zeros((index.size, op.in_shapes[0][axis]))
         matrix[np.arange(index.size), index] = 1
         return _resize(context, x, axis, matrix, op.out_avals[0].dtype, at)
@@ -289,3 +293,15 @@ def _pick(context, op, x: Blocked | Resized, axis: int, index: np.ndarray, at):
     rest = sorted(range(len(x.rest)), key=lambda i: at[x.rest[i]])
     tiles = jnp.transpose(result.tiles, (0, 1, 2, *(3 + i for i in rest)))
     return x.new(tiles, tuple(at[a] for a in x.axes))
+
+
+def leaves_blocks(index: np.ndarray, size: int, blocks: int) -> bool:
+    """Whether an index picks in another order than an axis has, across its blocks.
+
+    Args:
+        index: of the places that are picked.
+        size: of the axis that they are picked from.
+        blocks: along the axis.
+    """
+    own = np.arange(len(index)) * blocks // max(len(index), 1)
+    return bool((np.diff(index) < 0).any() and (index * blocks // size != own).any())

@@ -1,0 +1,138 @@
+"""Pixels that are moved to the places of other blocks, worked on there, and moved back.
+
+The blocks that are executed are those that pixels came from, so that what is at their new places
+cannot be told by the grid. One block changes and is executed: the result is the dense network's.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from zoo import assert_close, conv
+
+import bc_jax
+
+H, W, BLOCK, C = 16, 32, 4, 4
+MATRIX = np.random.default_rng(0).normal(size=(C, C)).astype(np.float32)
+MIRROR = np.arange(W)[::-1]
+
+
+def layer(x):
+    return jnp.tanh(x @ MATRIX)
+
+
+def rolled(x):
+    return x + jnp.roll(layer(jnp.roll(x, (-2, -2), (1, 2))), (2, 2), (1, 2))
+
+
+def rolled_far(x):
+    return x + jnp.roll(conv(jnp.roll(x, 12, 2), MATRIX[None, None]), -12, 2)
+
+
+def shifted_windows(x):
+    # As Swin's, whose layers here follow the windows' two axes of their own.
+    y = jnp.roll(x, (-2, -2), (1, 2)).reshape(-1, H // 4, 4, W // 4, 4, C)
+    y = layer(y.transpose(0, 1, 3, 2, 4, 5).reshape(-1, H // 4, W // 4, 16, C))
+    y = y.reshape(-1, H // 4, W // 4, 4, 4, C).transpose(0, 1, 3, 2, 4, 5).reshape(x.shape)
+    return x + jnp.roll(y, (2, 2), (1, 2))
+
+
+def mirrored_by_index(x):
+    return x + jnp.take(layer(jnp.take(x, MIRROR, axis=2)), MIRROR, axis=2)
+
+
+def halves_exchanged(x):
+    # The index leads from each block to the next, at most.
+    index = np.arange(W).reshape(-1, 2, BLOCK)[:, ::-1].ravel()
+    return x + layer(x[:, :, index])[:, :, index]
+
+
+def windows_across_blocks(x):
+    # As many windows, of as many pixels, as the frame has rows and columns.
+    y = x.reshape(-1, 4, 4, 4, 8, C).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 16, 32, C)
+    y = layer(y).reshape(-1, 4, 4, 4, 8, C).transpose(0, 1, 3, 2, 4, 5)
+    return x + y.reshape(x.shape)
+
+
+def grid_attention(x):
+    # As MaxViT's: what lies in the same place of each quarter comes together.
+    y = x.reshape(-1, 2, H // 2, 2, W // 2, C).transpose(0, 2, 4, 1, 3, 5)
+    y = layer(y.reshape(-1, H // 2, W // 2, 4, C)).reshape(-1, H // 2, W // 2, 2, 2, C)
+    return x + y.transpose(0, 3, 1, 4, 2, 5).reshape(x.shape)
+
+
+def frequencies(x):
+    y = jnp.fft.fft2(x, axes=(1, 2))
+    y = conv(y.real, MATRIX[None, None]) + 1j * conv(y.imag, MATRIX[None, None])
+    return x + jnp.fft.ifft2(y, axes=(1, 2)).real
+
+
+def sorted_rows(x):
+    order = jnp.argsort(x[..., :1], axis=2)
+    y = layer(jnp.sort(x[..., :1], axis=2) * jnp.ones((1, 1, 1, C)))
+    back = jnp.argsort(order, axis=2)
+    return x + jnp.take_along_axis(y, jnp.broadcast_to(back, x.shape), axis=2)
+
+
+def one_block(network, frame_shape=(2, H, W, C)):
+    """The state after one block of a frame changed, and was executed; and the frame."""
+    rng = np.random.default_rng(1)
+    before = rng.random(frame_shape, np.float32)
+    frames = before.copy()
+    frames[1, :BLOCK, 2 * BLOCK : 3 * BLOCK] = rng.random((BLOCK, BLOCK, C))
+    sparse = bc_jax.blockcopy(lambda _, x: network(x), BLOCK)
+    run = jax.jit(sparse.advance)
+    state = run(None, sparse.init(None, before), before)
+    grid = np.zeros(sparse.grid_shape(frames), bool)
+    grid[1, 0, 2] = True
+    return run(None, state, frames, grid), frames
+
+
+@pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
+@pytest.mark.parametrize(
+    "network",
+    [
+        rolled, rolled_far, shifted_windows, mirrored_by_index, halves_exchanged,
+        windows_across_blocks, grid_attention, frequencies, sorted_rows,
+    ],
+)  # fmt: skip
+def test_what_is_moved_away_and_back_is_this_frames(network):
+    state, frames = one_block(network)
+    assert_close(state.outputs, network(frames))
+
+
+def test_channels_as_many_as_rows_are_none():
+    """Where nothing tells which axes are rows and columns, and several could be."""
+
+    def network(x):
+        kernel = np.tile(MATRIX, 4)[None, None]  # [1, 1, C, H]
+        x = conv(x.transpose(0, 3, 1, 2), kernel, layout="NCHW")
+        return lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, jnp.tanh(c[1])), (0, x))[1]
+
+    state, frames = one_block(network, (2, H, H, C))
+    assert_close(state.outputs, network(frames))
+
+
+@pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
+@pytest.mark.parametrize(
+    ("output", "axes"),
+    [
+        (lambda y: jnp.argmax(y, axis=-1), (0, 1, 2)),
+        (lambda y: y[..., 0], (0, 1, 2)),
+        (lambda y: y.transpose(0, 3, 1, 2), (0, 2, 3)),
+    ],
+    ids=["classes", "depth", "channels first"],
+)
+def test_a_map_that_the_whole_frame_gave_is_copied_where_nothing_is_executed(output, axes):
+    def network(x):
+        return output(jnp.cumsum(x, axis=1))
+
+    state, frames = one_block(network)
+    before = network(np.random.default_rng(1).random((2, H, W, C), np.float32))
+    after = np.array(state.outputs)
+    at = {axes[0]: 1, axes[1]: slice(0, BLOCK), axes[2]: slice(2 * BLOCK, 3 * BLOCK)}
+    place = tuple(at.get(axis, slice(None)) for axis in range(after.ndim))
+    np.testing.assert_array_equal(after[place], np.asarray(network(frames))[place])
+    after[place] = np.asarray(before)[place]
+    np.testing.assert_array_equal(after, before)
