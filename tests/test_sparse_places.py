@@ -136,3 +136,14 @@ def test_a_map_that_the_whole_frame_gave_is_copied_where_nothing_is_executed(out
     np.testing.assert_array_equal(after[place], np.asarray(network(frames))[place])
     after[place] = np.asarray(before)[place]
     np.testing.assert_array_equal(after, before)
+
+
+def test_what_is_picked_is_picked_alone():
+    """What is not finite, as a mask of scores, stays where it is."""
+
+    def network(x):  # each two rows are exchanged: no resizing by a factor
+        x = jnp.where(x > 0.5, -jnp.inf, x)
+        return jnp.take(x, np.arange(H) ^ 1, axis=1)
+
+    state, frames = one_block(network)
+    np.testing.assert_array_equal(state.outputs, network(frames))

@@ -104,8 +104,16 @@ def multiply_axis(tiles, parts: np.ndarray, place, axis: int, dtype) -> jax.Arra
         axis: 1 or 2.
         dtype: of the result.
     """
-    compute = widened(dtype)
     alike = bool((np.ptp(parts, axis=0) == 0).all())
+    if ((parts != 0).sum(axis=2) == 1).all() and (parts.max(axis=2) == 1).all():
+        # Picks: of what is not finite, too, only those.
+        index = parts.argmax(axis=2)
+        if alike:
+            return jnp.take(tiles, index[0], axis=axis).astype(dtype)
+        index = jnp.asarray(index)[place]
+        index = jnp.expand_dims(index, [a for a in range(1, tiles.ndim) if a != axis])
+        return jnp.take_along_axis(tiles, index, axis=axis).astype(dtype)
+    compute = widened(dtype)
     parts = jnp.asarray(parts, compute)
     moved = jnp.moveaxis(tiles, axis, -1).astype(compute)
     shape = moved.shape[1:-1]
