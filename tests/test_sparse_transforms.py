@@ -288,6 +288,45 @@ def test_the_gradient_of_unexecuted_blocks_is_zero(sparse, clip):
     assert_equal(gradient, jax.tree.map(jnp.zeros_like, params()))
 
 
+@jax.custom_vjp
+def rounded(x):
+    return jnp.round(3 * x)
+
+
+rounded.defvjp(lambda x: (rounded(x), x), lambda x, g: (g * jnp.exp(-x * x),))
+spike = jax.custom_jvp(lambda x, at: jnp.where(x > at, 1.0, 0.0).astype(x.dtype))
+spike.defjvp(lambda p, t: (spike(*p), (t[0] - t[1]) / (1 + abs(p[0] - p[1])) ** 2))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [rounded, jax.jit(rounded), lambda x: spike(x, 0.2), lambda x: spike(x, 0.1 * x), jax.nn.relu],
+    ids=["custom_vjp", "within jit", "a number", "two arrays", "relu"],
+)
+def test_a_derivative_of_its_own_is_kept(function, clip):
+    frames, _ = clip
+
+    def network(p, x):
+        return zoo.conv(function(zoo.conv(x, p["a"], 2)), p["b"])
+
+    def loss(apply):
+        return jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(apply(p)))))
+
+    sparse, p = bc_jax.blockcopy(network, block_size=8), params()
+    _, state = sparse(p, sparse.init(p, frames[0]), frames[0])
+    wanted = loss(lambda p: network(p, frames[1]))(p)
+    for grid in (None, np.ones(GRID, bool)):
+        assert_close(loss(lambda p, grid=grid: sparse(p, state, frames[1], grid)[0])(p), wanted)
+    # Of some blocks, of an unchanged frame: one program has room for few, the other for all.
+    some = np.random.default_rng(0).random(GRID) < 0.4
+    gradients = [
+        loss(lambda p, k=k: sparse(p, state, frames[0], some, capacity=k)[0])(p)
+        for k in (int(some.sum()), None)
+    ]
+    assert_close(*gradients)
+    assert any(leaf.any() for leaf in jax.tree.leaves(gradients[0]))
+
+
 def test_readers_of_one_tensor_share_one_halo():
     kernels = np.ones((5, 3, 3, 6, 6), np.float32)
 

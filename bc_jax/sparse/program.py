@@ -16,11 +16,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-# Calls that only wrap a jaxpr, and the parameters under which they keep it.
-_CALLS = {
-    "jit", "pjit", "closed_call", "core_call", "named_call", "xla_call", "checkpoint", "remat",
-    "remat2", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
-}  # fmt: skip
+from bc_jax.sparse.pointwise import OWN_DERIVATIVE, called, is_pointwise
+
 # Newer versions of JAX have primitives for what is also said with others.
 _IN_OTHER_WORDS = {
     "stack": lambda *arrays, axis: [
@@ -31,7 +28,6 @@ _IN_OTHER_WORDS = {
         for i in range(array.shape[axis])
     ],
 }
-_CALL_PARAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _ARRAYS = get_args(jax.typing.ArrayLike)  # Python's numbers among them
 # Elements; larger values are not evaluated while tracing. A matrix that halves 4K has 2**23.
 _LARGEST_STATIC = 1 << 24
@@ -223,14 +219,14 @@ class Draft:
 
         for eqn in jaxpr.eqns:
             inputs = tuple(map(read, eqn.invars))
-            inner = next((eqn.params[p] for p in _CALL_PARAMS if p in eqn.params), None)
+            inner = called(eqn.primitive, eqn.params)
             within = "/".join(filter(None, (layer, str(eqn.source_info.name_stack))))
             words = _IN_OTHER_WORDS.get(eqn.primitive.name)
             if words is not None:
                 results = self.append(
                     functools.partial(words, axis=eqn.params["axis"]), inputs, within
                 )
-            elif eqn.primitive.name in _CALLS and inner is not None and not _is_relu(eqn):
+            elif inner is not None and not _differs_by_itself(eqn, inner):
                 results = self.inline(inner, inputs, within)
             else:
                 shapes = tuple(tuple(v.aval.shape) for v in eqn.invars)
@@ -277,13 +273,6 @@ def needed(ops: Sequence[Op], outputs) -> list[Op]:
     return found[::-1]
 
 
-def _is_relu(eqn) -> bool:
-    # jax.nn.relu defines its own derivative at zero, which entering it would lose.
-    if eqn.primitive.name != "custom_jvp_call" or len(eqn.invars) != 1:
-        return False
-    eqns = eqn.params["call_jaxpr"].eqns
-    if [inner.params.get("name") for inner in eqns] != ["relu"]:
-        return False
-    computes = eqns[0].params["jaxpr"].eqns
-    bounds = [x.val for inner in computes for x in inner.invars if isinstance(x, jex.Literal)]
-    return [inner.primitive.name for inner in computes] == ["max"] and bounds == [0]
+def _differs_by_itself(eqn, inner) -> bool:
+    """Whether a call has a derivative of its own, which entering it would lose, and can be kept."""
+    return eqn.primitive.name in OWN_DERIVATIVE and is_pointwise(inner)

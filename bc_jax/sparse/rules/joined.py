@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bc_jax.sparse import pointwise
+from bc_jax.sparse.pointwise import NAMES, OWN_DERIVATIVE
 from bc_jax.sparse.rules.attention import keeps_apart, result_axis
-from bc_jax.sparse.rules.elementwise import AS_THEY_ARE, NAMES
+from bc_jax.sparse.rules.elementwise import AS_THEY_ARE
 from bc_jax.sparse.rules.shape import place_after
 from bc_jax.sparse.values import Blocked, Declined, Joined, Whole, plain
 
@@ -80,8 +82,7 @@ def _run(context, op, changes: dict, operands: list, run: Callable) -> list:
     if any(isinstance(x, Blocked) for x in operands):
         return run(context, part, operands)[0]
     arrays = [plain(x) for x in operands]
-    # Of calls only jax.nn.relu's gets here, which has its operand's shape within.
-    results = [jax.nn.relu(*arrays)] if op.name == "custom_jvp_call" else part.bind(*arrays)
+    results = pointwise.apply(op, arrays) if op.name in OWN_DERIVATIVE else part.bind(*arrays)
     return [Whole(x, tuple(x.shape)) for x in results]
 
 
@@ -126,7 +127,7 @@ def _through(op, x: Joined) -> tuple[int, Callable[[int], dict]]:
     def fixed(_) -> dict:
         return {}
 
-    if op.name in (*NAMES, *AS_THEY_ARE, "custom_jvp_call"):
+    if op.name in (*NAMES, *AS_THEY_ARE, *OWN_DERIVATIVE):
         return axis, fixed
     if op.name == "transpose":
         return tuple(p["permutation"]).index(axis), fixed
