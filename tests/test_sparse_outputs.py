@@ -194,3 +194,33 @@ def test_what_is_widened_for_a_whole_operation_is_remembered_as_it_was():
     grid = zoo.random_grids(2, sparse.grid_shape(frames), seed=0)[1]
     outputs, state = run(params, state, frames, grid, capacity=int(grid.sum()))
     zoo.assert_close(outputs, jax.jit(network)(params, frames), tolerance=0.02)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_softmax_over_pixels_is_one_of_all_scores(tokens, seed):
+    def weights(scores):
+        shape, axis = scores.shape, (1, 2)
+        if tokens:
+            scores, axis = scores.reshape(shape[0], -1, shape[-1]), 1
+        made = jax.nn.softmax(scores, axis=axis), jnp.exp(jax.nn.log_softmax(scores, axis=axis))
+        return [x.reshape(shape) for x in made], jax.nn.logsumexp(scores, axis=axis)
+
+    def apply(kernel, x):
+        scores = zoo.conv(x, kernel)
+        made, total = weights(scores)
+        rows = jnp.linspace(0, 1, x.shape[1])[None, :, None, None]
+        return {"scores": scores, "places": [(w * rows).sum((1, 2)) for w in made], "total": total}
+
+    rng = np.random.default_rng(seed)
+    kernel = rng.normal(size=(3, 3, 3, 4)).astype(np.float32)
+    sparse = bc_jax.blockcopy(apply, 16)
+    brighter = np.arange(1, 5, dtype=np.float32).reshape(4, 1, 1, 1, 1)
+    frames = brighter * rng.uniform(0, 3, (4, 2, 32, 48, 3)).astype(np.float32)
+    out, state = sparse(kernel, sparse.init(kernel, frames[0]), frames[0])
+    for frame in frames[1:]:
+        out, state = sparse(kernel, state, frame, rng.random((2, 2, 3)) < 0.4)
+        made, total = weights(out["scores"])
+        rows = np.linspace(0, 1, 32, dtype=np.float32)[None, :, None, None]
+        expected = {"places": [(w * rows).sum((1, 2)) for w in made], "total": total}
+        assert_close({name: out[name] for name in expected}, expected, tolerance=1e-5)

@@ -7,6 +7,9 @@ from bc_jax.sparse.pointwise import NAMES, OWN_DERIVATIVE
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined
 
+# Operations from a maximum to where it is subtracted: broadcasts, checks that it is finite.
+_AFTER_MAXIMUM = 8
+
 
 def leader(operands) -> Blocked:
     """The blocked operand that sets the layout; declines where the operands' layouts differ."""
@@ -26,6 +29,8 @@ def leader(operands) -> Blocked:
 def elementwise(context, op, *operands):
     """Any number of operands, each blocked alike, or whole or constant and broadcast to it."""
     first, tiles = _tiles(context, operands)
+    if op.name == "sub" and _is_softmax_over(first.axes[1:], context.program, op):
+        raise Declined("a softmax over pixels is of one frame; parts of several would not sum to 1")
     if op.name in ("select_n", "clamp"):  # these want operands of one shape, or scalars
         shape = jnp.broadcast_shapes(*[t.shape for t in tiles])
         tiles = [t if t.ndim == 0 else jnp.broadcast_to(t, shape) for t in tiles]
@@ -39,6 +44,20 @@ def own_derivative(context, op, *operands):
     """Only what is pointwise reaches the interpreter as a call; see `pointwise`."""
     first, tiles = _tiles(context, operands)
     return [first.new(result) for result in pointwise.apply(op, tiles)]
+
+
+def _is_softmax_over(space: tuple[int, ...], program, op) -> bool:
+    """Whether exponentials follow of a value less its own maximum over rows or columns."""
+    value, *found = op.inputs
+    if "exp" not in {reader.name for x in op.outputs for reader in program.readers[x]}:
+        return False
+    for _ in range(_AFTER_MAXIMUM):
+        makers = [program.producers[x] for x in found if x in program.producers]
+        for maker in makers:
+            if maker.name == "reduce_max" and maker.inputs[0] == value:
+                return bool({*maker.params["axes"]} & {*space})
+        found = [x for maker in makers for x in maker.inputs if isinstance(x, int) and x != value]
+    return False
 
 
 def _tiles(context, operands) -> tuple[Blocked, list]:
