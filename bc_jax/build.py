@@ -40,7 +40,8 @@ def _load(config: Config) -> Network:
             return load(model.name, **options)
         return load(model.name, key=jax.random.key(config.seed), **options)
     except OSError as error:
-        raise ConfigError(f"model.weights {model.weights}: {error.strerror or error}") from error
+        where = error.filename or model.weights
+        raise ConfigError(f"model.weights {where}: {error.strerror or error}") from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model: {error}") from error
 

@@ -432,6 +432,15 @@ def test_adaptive_pooling_averages_each_cell(size, grid):
     np.testing.assert_allclose(adaptive_avg_pool(jnp.asarray(x), grid), expected, atol=1e-6)
 
 
+def test_adaptive_pooling_of_doubles_keeps_their_precision():
+    x = np.random.default_rng(0).normal(size=(1, 8, 16, 3))
+    with jax.enable_x64(True):
+        found = adaptive_avg_pool(jnp.asarray(x), (4, 8))
+        assert found.dtype == np.float64
+        expected = x.reshape(1, 4, 2, 8, 2, 3).mean((2, 4))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("grid", [(4, 8), (2, 4), (3, 5), (1, 1)])
 def test_adaptive_pooling_of_halves_rounds_once(dtype, grid):

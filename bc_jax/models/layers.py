@@ -91,7 +91,8 @@ def adaptive_avg_pool(x: jax.Array, grid: tuple[int, int]) -> jax.Array:
     if height % down == 0 and width % across == 0:
         window = (height // down, width // across)
         # In 16 bits, sums of a few hundred pixels would be off by percents, or infinite.
-        return nn.avg_pool(x.astype(jnp.float32), window, strides=window).astype(x.dtype)
+        wide = x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+        return nn.avg_pool(wide, window, strides=window).astype(x.dtype)
     rows = jnp.asarray(_pooling_matrix(height, down), x.dtype)
     columns = jnp.asarray(_pooling_matrix(width, across), x.dtype)
     exact = jax.lax.Precision.HIGHEST

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bc_jax.sparse.pointwise import bare
 from bc_jax.sparse.program import Constant, Draft, Op, Program
 
 # Turns of a loop that is told so; of one over parts of what depends on the frame, which may be its
@@ -70,7 +71,7 @@ def _roles(op: Op) -> tuple[int, int]:
 
     The rest has a part for each turn. The shapes tell; JAX's parameters of it differ by version.
     """
-    body = getattr(op.params["jaxpr"], "jaxpr", op.params["jaxpr"])
+    body = bare(op.params["jaxpr"])
     read, made = ([x.aval.ndim for x in ends] for ends in (body.invars, body.outvars))
     carried = sum(n == aval.ndim for n, aval in zip(made, op.out_avals, strict=True))
     return sum(n == len(s) for n, s in zip(read, op.in_shapes, strict=True)) - carried, carried
@@ -79,7 +80,7 @@ def _roles(op: Op) -> tuple[int, int]:
 def _operations(jaxpr) -> int:
     """The operations of a jaxpr, and of those that it calls; of loops turn by turn."""
     count = 0
-    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    for eqn in bare(jaxpr).eqns:
         inner = [v for v in jax.tree.leaves(list(eqn.params.values())) if hasattr(v, "eqns")]
         turns = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         count += 1 + turns * sum(map(_operations, inner))

@@ -34,6 +34,11 @@ CALLS = {
 _CALL_PARAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
+def bare(jaxpr):
+    """A jaxpr without its constants; newer versions of JAX have one class for both."""
+    return jaxpr if hasattr(jaxpr, "constvars") else jaxpr.jaxpr
+
+
 def called(primitive, params: dict):
     """The jaxpr that a call wraps; None where it is no such call."""
     inner = next((params[p] for p in _CALL_PARAMS if p in params), None)
@@ -42,7 +47,7 @@ def called(primitive, params: dict):
 
 def is_pointwise(jaxpr) -> bool:
     """Whether a jaxpr computes each element of its results from those at the same place."""
-    jaxpr = jaxpr if hasattr(jaxpr, "constvars") else jaxpr.jaxpr
+    jaxpr = bare(jaxpr)
     results = {v.aval.shape for v in jaxpr.outvars}
     others = (*jaxpr.constvars, *jaxpr.invars, *(v for e in jaxpr.eqns for v in e.outvars))
     alike = len(results) == 1 and {v.aval.shape for v in others} <= {(), *results}
@@ -87,7 +92,7 @@ def apply(op, tiles) -> list[jax.Array]:
 def _evaluate(jaxpr, arguments) -> list[jax.Array]:
     """What a pointwise jaxpr computes of arrays of any shape."""
     consts = getattr(jaxpr, "consts", ())
-    jaxpr = jaxpr if hasattr(jaxpr, "constvars") else jaxpr.jaxpr
+    jaxpr = bare(jaxpr)
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
 
     def read(atom):

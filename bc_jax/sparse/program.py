@@ -16,7 +16,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from bc_jax.sparse.pointwise import OWN_DERIVATIVE, called, is_pointwise
+from bc_jax.sparse.pointwise import OWN_DERIVATIVE, bare, called, is_pointwise
 
 # Newer versions of JAX have primitives for what is also said with others.
 _IN_OTHER_WORDS = {
@@ -209,8 +209,7 @@ class Draft:
     def inline(self, jaxpr, operands: Sequence, layer: str) -> list[int | Constant]:
         """As `append`, of a jaxpr; the scopes inside it are named from its layer on."""
         consts = [Constant(c) for c in getattr(jaxpr, "consts", ())]
-        # Newer versions of JAX have one class for jaxprs with and without constants.
-        jaxpr = jaxpr if hasattr(jaxpr, "constvars") else jaxpr.jaxpr
+        jaxpr = bare(jaxpr)
         env: dict[Any, int | Constant] = dict(zip(jaxpr.constvars, consts, strict=True))
         env |= dict(zip(jaxpr.invars, operands, strict=True))
 
