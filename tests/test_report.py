@@ -77,7 +77,8 @@ def test_the_page_is_whole_and_reads_without_scripts(tmp_path):
     outline.feed(page)
     assert outline.open == [] and "figure" in page
     # Nothing is hidden by styles alone: only where the script has said that it is there.
-    hidden = re.findall(r"([^{}]*)\{[^{}]*display: none", page)
+    styles = page.partition("<style>")[2].partition("</style>")[0]
+    hidden = re.findall(r"([^{}]*)\{[^{}]*display: none", styles)
     assert hidden and all(".live" in rule for rule in hidden)
     assert "<p>Executed blocks of frame 4</p><img" in page
     assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
