@@ -1,9 +1,10 @@
 """Checkpoints: a pytree and JSON beside it, written with orbax, whole or not at all.
 
 A checkpoint of step 120 is a folder of arrays, `00000120-<random>/`, and a file `00000120.json`
-that names the folder, holds the metadata, and says each leaf's place in the tree, shape, dtype and
-checksum. The file comes last and in one rename: a process killed at any moment leaves a folder
-that no file names, which the next save removes. One process writes to a directory at a time.
+that names the folder, holds the metadata, says each leaf's place in the tree, shape, dtype and
+checksum, and has the checksums of the folder's files and of itself. The file comes last and in one
+rename: a process killed at any moment leaves a folder that no file names, which the next save
+removes. One process writes to a directory at a time.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from bc_jax.files import UNFINISHED, write_text
+from bc_jax.files import UNFINISHED, checksums, write_text
 
 FORMAT, VERSION = "bc_jax checkpoint", 1
 _FILE = re.compile(r"(\d{8,})\.json")
@@ -112,21 +113,22 @@ class Checkpointer:
             "step": step,
             "folder": folder,
             "leaves": [dataclasses.asdict(leaf) for leaf in leaves],
-            "metadata": dict(metadata),
         }
         try:
-            text = json.dumps(document, allow_nan=False)
+            document["metadata"] = json.loads(json.dumps(dict(metadata), allow_nan=False))
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"metadata of step {step} is not JSON: {error}") from error
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
             _write_arrays(self.directory / folder, arrays)
+            document["files"] = checksums(self.directory / folder)
+            text = json.dumps({**document, "crc32": _checksum(document)})
             write_text(self._file(step), text)
         except Exception as error:  # of a full disk, orbax and tensorstore raise many kinds
             with contextlib.suppress(OSError):
                 self._remove_leftovers()
-            raise CheckpointError(f"cannot write to {self.directory}: {error}") from error
+            raise CheckpointError(f"cannot write to {self.directory}: {_short(error)}") from error
         for other in [*later, *[s for s in self.steps() if s <= step][: -self.keep]]:
             self._file(other).unlink()
         self._remove_leftovers()
@@ -216,6 +218,9 @@ class Checkpointer:
         missing = {"folder", "leaves", "metadata"} - document.keys()
         if missing:
             raise CorruptCheckpointError(f"checkpoint {path} is damaged: without {sorted(missing)}")
+        # Those of earlier versions have none.
+        if document.pop("crc32", None) not in (None, _checksum(document)):
+            raise CorruptCheckpointError(f"checkpoint {path} is damaged: not as it was written")
         if not _FOLDER.fullmatch(str(document["folder"])):
             raise CorruptCheckpointError(
                 f"checkpoint {path} is damaged: its folder is {document['folder']!r}"
@@ -240,11 +245,15 @@ class Checkpointer:
         _check_structure(self._file(step), saved, [_describe(*leaf) for leaf in wanted])
         folder = self.directory / document["folder"]
         by_path = {leaf.path: (leaf, i) for i, leaf in enumerate(saved)}
+        written, there = document.get("files", {}), checksums(folder)
+        if changed := [name for name in written if there.get(name) != written[name]]:
+            what = "not as it was written" if changed[0] in there else "missing"
+            raise CorruptCheckpointError(f"checkpoint {folder} is damaged: {changed[0]} is {what}")
         try:
             arrays = _read_arrays(folder, saved)
         except Exception as error:  # orbax and tensorstore raise many kinds
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CorruptCheckpointError(f"checkpoint {folder} is damaged: {first}") from error
+            why = _short(error)
+            raise CorruptCheckpointError(f"checkpoint {folder} is damaged: {why}") from error
         leaves = []
         for path, target in wanted:
             leaf, i = by_path[jax.tree_util.keystr(path)]
@@ -276,6 +285,15 @@ def _names(folder: Path) -> str:
     """The first few names in a folder, for a message."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     return ", ".join(names[:5]) + ", ..." * (len(names) > 5) or "nothing"
+
+
+def _checksum(document: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(document).encode())
+
+
+def _short(error: Exception) -> str:
+    """What an error says, without the pages that tensorstore adds of its own settings."""
+    return str(error).split("\n")[0].split(" [tensorstore_spec")[0] or type(error).__name__
 
 
 def _is_key(leaf: Any) -> bool:

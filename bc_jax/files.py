@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,18 @@ def write_text(path: Path, text: str) -> None:
         os.close(folder)
 
 
+def checksums(folder: Path) -> dict[str, int]:
+    """The CRC-32 of each file in and below a folder, by its place there; none where it is gone."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        crc32 = 0
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                crc32 = zlib.crc32(part, crc32)
+        found[path.relative_to(folder).as_posix()] = crc32
+    return found
+
+
 @contextlib.contextmanager
 def alone(folder: Path, *, otherwise: str) -> Iterator[None]:
     """Hold a folder against other processes; a process that ends in any way no longer holds it.
@@ -42,10 +55,13 @@ def alone(folder: Path, *, otherwise: str) -> Iterator[None]:
         otherwise: what the error says.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, or it is a file.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ValueError(f"{folder} is a file, and a folder is to be there") from error
     held = os.open(folder, os.O_RDONLY)
     try:
         if fcntl is not None:

@@ -239,6 +239,48 @@ def test_every_changed_byte_of_the_arrays_is_noticed(tmp_path, portion):
         checkpointer.restore(tree)
 
 
+def test_every_changed_byte_of_the_file_is_noticed(saved, tmp_path):
+    path = saved.directory / "00000030.json"
+    content = path.read_bytes()
+    tree = make_run(30)
+    for place in np.random.default_rng(0).permutation(len(content))[:200]:
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        try:
+            restored, metadata = saved.restore(tree, step=30)
+        except CheckpointError:
+            continue
+        # Nothing but the checksum's own name, or white space, has changed.
+        assert_identical(restored, tree)
+        assert metadata == {"position": 30}
+    path.write_bytes(content.replace(b'"position": 30', b'"position": 20'))
+    with pytest.raises(CorruptCheckpointError, match=r"json is damaged: not as it was written"):
+        saved.restore(tree)
+
+
+def test_a_damaged_file_is_named_and_nothing_else_is_printed(saved, capfd):
+    folder = next(saved.directory.glob("00000030-*"))
+    for path in folder.glob("d/*"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CorruptCheckpointError, match=r"is damaged: d/\w+ is not as it was written"):
+        saved.restore(make_run())
+    assert capfd.readouterr().err == ""
+
+
+def test_checkpoints_without_checksums_of_files_are_read(saved):
+    path = saved.directory / "00000030.json"
+    document = json.loads(path.read_text())
+    for name in ("files", "crc32"):
+        document.pop(name)
+    path.write_text(json.dumps(document))
+    assert_identical(saved.restore(make_run())[0], make_run(30))
+    damage(saved.directory, 30)
+    with pytest.raises(CorruptCheckpointError, match="is damaged") as error:
+        saved.restore(make_run())
+    assert "tensorstore_spec" not in str(error.value)
+
+
 def test_missing_arrays_are_noticed(saved):
     for path in saved.directory.glob("00000030-*/**/*"):
         if path.is_file():

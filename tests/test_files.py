@@ -50,6 +50,13 @@ def test_a_folder_that_was_not_there_goes_again_where_nothing_is_written(tmp_pat
     assert list(folder.iterdir())
 
 
+def test_a_file_in_the_folders_place_is_told(root, tmp_path, capsys):
+    (tmp_path / "video.mp4").write_text("")
+    code, said = failure(root, capsys, *SETTINGS, "--train.directory", tmp_path / "video.mp4")
+    assert code == 1
+    assert "video.mp4 is a file, and a folder is to be there" in said
+
+
 def test_two_evaluations_do_not_write_to_one_folder(tmp_path):
     with outputs.replaced(tmp_path) as first:
         (first / "results.json").write_text("first")
