@@ -269,8 +269,11 @@ def load(path: str | Path) -> Config:
     """
     path = Path(path)
     if not path.is_file():
-        beside = ", ".join(sorted(p.name for p in path.parent.glob("[!_]*.py")))
-        raise ConfigError(f"there is no config {path}; {path.parent} has {beside or 'none at all'}")
+        folder, what = path.parent, f"there is no config {path}"
+        if path.is_dir():
+            folder, what = path, f"{path} is a folder, not a config"
+        beside = ", ".join(sorted(p.name for p in folder.glob("[!_]*.py")))
+        raise ConfigError(f"{what}; {folder} has {beside or 'none at all'}")
     if path.suffix != ".py":
         raise ConfigError(f"config {path} is not a Python file (.py)")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)

@@ -118,7 +118,7 @@ def visualize(config: Config, arguments: Arguments) -> None:
         except TruncatedVideo as error:  # what was drawn before stands
             if not step:
                 raise
-            print(f"the input ends early: {error}")
+            print(f"the input ends early: {error.happened}")
     print(f"{step} frames: {wanted.video}")
 
 

@@ -194,6 +194,7 @@ def test_the_papers_protocol(root, network, monkeypatch):
         ("wrong.py", r"returned dict, not bc_jax.config.Config"),
         ("notes.txt", "there is no config"),
         ("../nowhere/a.py", "has none at all"),
+        (".", "configs is a folder, not a config; .*configs has empty.py, invalid.py, quick.py"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused(configs, name, message):

@@ -100,7 +100,9 @@ def test_a_video_that_is_cut_short_is_drawn_as_far_as_it_goes(
     output = tmp_path / "out.mp4"
     own = ("--input", cut, "--output", output, "--data.size", "90", "120")
     run(*SETTINGS, *own, monkeypatch=monkeypatch)
-    assert "ends early" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "ends early" in said
+    assert "--data.frames" not in said  # what could be read is in the video
     assert 2 <= len(decoded(output)) < 9
 
 

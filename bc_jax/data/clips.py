@@ -79,8 +79,8 @@ def cut(sources: Sequence[Source], streams: int, clip_frames: int | None = None)
         clips += [Clip(k, a, b - a) for a, b in zip(starts, ends, strict=True)]
     if len(clips) < streams:
         raise ValueError(
-            f"{len(clips)} clips are too few for {streams} streams; give more sources, or a "
-            "smaller clip_frames"
+            f"{len(clips)} clips are too few for {streams} streams; give fewer streams, more "
+            "sources, or a smaller clip_frames"
         )
     return clips
 

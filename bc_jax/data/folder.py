@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bc_jax.data.source import Source, TruncatedVideo, readable
+from bc_jax.data.source import Source, TruncatedVideo
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -71,8 +71,9 @@ def open_folder(folder: Path) -> Source:
             except (OSError, SyntaxError) as error:  # Pillow raises both
                 raise TruncatedVideo(
                     f"{name}: {files[index].name} cannot be read ({error}): {index} of "
-                    f"{len(files)} frames could be read{readable(index - skip)}",
+                    f"{len(files)} frames could be read",
                     index,
+                    usable=index - skip,
                 ) from error
             yield frame
 

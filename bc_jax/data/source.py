@@ -15,12 +15,14 @@ class TruncatedVideo(ValueError):
     """A source that ends, or cannot be decoded any further, before its last frame.
 
     Args:
-      message: what was read and what can be done.
+      happened: what was read, and why no more.
       frames_read: frames, counted from the beginning of the file, that could be read.
+      usable: how many of them were asked for; where any were, the message says how to use them.
     """
 
-    def __init__(self, message: str, frames_read: int):
-        super().__init__(message)
+    def __init__(self, happened: str, frames_read: int, usable: int = 0):
+        super().__init__(happened + _readable(usable))
+        self.happened = happened
         self.frames_read = frames_read
 
 
@@ -86,7 +88,7 @@ class Source:
         except TruncatedVideo as error:
             if self.on_error == "raise":
                 raise
-            warnings.warn(str(error), stacklevel=2)
+            warnings.warn(error.happened, stacklevel=2)
         finally:
             frames.close()
 
@@ -127,9 +129,9 @@ class Source:
         return Labelled(resize(pair.frame, self.resize), labels)
 
 
-def readable(frames: int) -> str:
+def _readable(frames: int) -> str:
     """How so many frames before a damaged one are used, as the end of a message."""
-    if not frames:
+    if frames < 1:
         return ""
     return (
         f"; on_error='stop' (or frames={frames}, on the command line --data.frames {frames}) uses "

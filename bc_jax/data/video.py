@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bc_jax.data.source import Source, TruncatedVideo, readable
+from bc_jax.data.source import Source, TruncatedVideo
 
 
 def open_video(path: Path) -> Source:
@@ -123,9 +123,9 @@ def _frames(name: str, container, stream, skip: int) -> Iterator[np.ndarray]:
     if why:
         whole = f" of {stream.frames}" if stream.frames else ""
         raise TruncatedVideo(
-            f"{name}: {why} after frame {seen - 1}: {seen}{whole} frames could be read"
-            + readable(max(0, seen - skip)),
+            f"{name}: {why} after frame {seen - 1}: {seen}{whole} frames could be read",
             seen,
+            usable=seen - skip,
         )
     if skip > seen:
         raise ValueError(f"{name}: start {skip} is beyond its end: it has {seen} frames")
