@@ -385,6 +385,21 @@ def test_load_takes_parameters_and_names_those_that_do_not_fit(tmp_path):
         assert fault in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_wdith": 8}, "has no option 'base_wdith'; it has .*; did you mean 'base_width'"),
+        ({"backbone": "resnet50"}, "has no option 'backbone'; it has num_classes, base_width"),
+        ({"parent": 1}, "has no option 'parent'"),
+        ({"base_width": "abc"}, "base_width of swiftnet_rn18 is 'abc'; it is a whole number"),
+        ({"num_classes": 2.5}, "num_classes of swiftnet_rn18 is 2.5; it is a whole number"),
+    ],
+)
+def test_load_says_which_options_there_are(options, message):
+    with pytest.raises(ValueError, match=message):
+        load("swiftnet_rn18", key=jax.random.key(0), **options)
+
+
 def test_load_says_what_is_possible():
     with pytest.raises(ValueError, match=r"'swiftnet'.*espnet_cityscapes, swiftnet_street, swift"):
         load("swiftnet")

@@ -1,6 +1,7 @@
 """`load`: a network by name, ready for frames as they come from a video."""
 
 import dataclasses
+import difflib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,8 @@ _ENTRIES = {
     ),
 }
 NAMES = tuple(_ENTRIES)
+# Fields of modules that are no options: Flax's own, and what the network's name says.
+_FIXED = ("name", "parent", "backbone")
 # Those that come with weights.
 TRAINED = tuple(name for name, entry in _ENTRIES.items() if entry.weights)
 
@@ -151,12 +154,13 @@ def load(
         `output_stride=8`.
 
     Raises:
-      ValueError: for an unknown name, parameters that do not fit (each is named), or not exactly
-        one source of parameters.
+      ValueError: for an unknown name, an option that the network has not or that is no number where
+        it is one, parameters that do not fit (each is named), or not exactly one source of them.
     """
     if name not in _ENTRIES:
         raise ValueError(f"network {name!r} is not known: choose one of {', '.join(NAMES)}")
     entry = _ENTRIES[name]
+    _check_options(name, entry, options)
     module = entry.module(**options)
     if module.num_classes < 1:
         raise ValueError(f"num_classes is {module.num_classes}; it is 1 or more")
@@ -185,3 +189,16 @@ def load(
         train_fn=_train_function(module, entry.normalise),
         multiple=entry.multiple,
     )
+
+
+def _check_options(name: str, entry: _Entry, options: dict[str, Any]) -> None:
+    """Raise ValueError for the first option that is not one of the network's."""
+    module = getattr(entry.module, "func", entry.module)
+    fields = {f.name: f.type for f in dataclasses.fields(module) if f.name not in _FIXED}
+    for option, value in options.items():
+        if option not in fields:
+            close = difflib.get_close_matches(option, fields, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{name} has no option {option!r}; it has {', '.join(fields)}{hint}")
+        if fields[option] is int and not isinstance(value, int | np.integer):
+            raise ValueError(f"{option} of {name} is {value!r}; it is a whole number")
