@@ -272,7 +272,10 @@ def load_state_dict(path: str) -> dict[str, np.ndarray]:
         with torch.serialization.safe_globals([*numbers, *names]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch raises many kinds
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        told = str(error)
+        for advice in ("trusted source.", "WeightsUnpickler error:"):  # for who calls torch.load
+            told = told.partition(advice)[2] or told
+        first = (told.strip() or "it says no more").splitlines()[0]
         raise ValueError(
             f"{path} is damaged, or no PyTorch checkpoint of arrays alone, which is read without "
             f"running code from it ({type(error).__name__}: {first}); save the network's "

@@ -246,6 +246,7 @@ def test_the_command_converts_a_checkpoint(root, tmp_path):
         result = run_module(root, *arguments, "--output", tmp_path / "y.npz")
         assert result.returncode != 0 and message in result.stderr
         assert "Traceback" not in result.stderr
+        assert "weights_only" not in result.stderr  # which is no option of the command
 
 
 # --- the same numbers as PyTorch's own operations ---
