@@ -196,6 +196,21 @@ def test_what_is_widened_for_a_whole_operation_is_remembered_as_it_was():
     zoo.assert_close(outputs, jax.jit(network)(params, frames), tolerance=0.02)
 
 
+def test_a_softmax_over_streams_is_one_of_all_streams():
+    def apply(_, x):
+        return jax.nn.softmax(3 * x, axis=0)
+
+    before, after = zoo.frames_of(0, 2, 2)
+    grid = np.zeros((2, 2, 3), bool)
+    grid[0, 1, 1] = True
+    mixed = np.where(zoo.executed_pixels(grid, after), 4 * after, before)
+    sparse = bc_jax.blockcopy(apply, 16)
+    _, state = sparse(None, sparse.init(None, before), before)
+    out, _ = sparse(None, state, mixed, grid)
+    place = (0, slice(16, 32), slice(16, 32))
+    assert_close(np.asarray(out)[place], np.asarray(apply(None, jnp.asarray(mixed)))[place])
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("tokens", [False, True])
 def test_a_softmax_over_pixels_is_one_of_all_scores(tokens, seed):

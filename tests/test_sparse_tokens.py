@@ -113,6 +113,13 @@ def windows_as_a_batch(p, x):
     return x.reshape(n, H, W, C).reshape(n, H * W, C) @ p["dense"]
 
 
+def each_way(p, x):  # the same scores normalised over keys and over queries, as matching has them
+    other = jnp.tanh(x[..., ::-1])
+    scores = jnp.einsum("nqc,nkc->nqk", x, other)
+    forth = jax.nn.softmax(scores, axis=1).swapaxes(1, 2) @ x
+    return forth + jax.nn.softmax(scores, axis=2) @ other
+
+
 def weighted(p, x):  # tokens' own products, pixel by pixel
     pairs = jnp.einsum("ntc,ntd->ntcd", x, jnp.tanh(x))
     return jnp.einsum("ntcd,ntd->ntc", pairs, x)
@@ -174,6 +181,7 @@ WHOLE = {
     "most": lambda p, x: x * (x.argmax(axis=1, keepdims=True) % 2),
     "by_covariance": by_covariance,
     "both": lambda p, x: jax.nn.softmax(jnp.einsum("nqc,nkc->nqk", x, x), axis=(1, 2)) @ x,
+    "each_way": each_way,
     "scores": lambda p, x: jnp.einsum("nqc,nkc->nqk", x, x),
 }
 
@@ -216,3 +224,15 @@ def test_tokens_of_blocks_that_are_not_executed_are_copied(name):
     before, after = (np.asarray(x).reshape(STREAMS, H * W, -1) for x in (before, after))
     np.testing.assert_array_equal(after[~executed], before[~executed])
     assert (after[executed] != before[executed]).all(axis=-1).any()
+
+
+def test_scores_that_are_summed_both_ways_are_this_frames():
+    before, after = frames_of(4, 2, streams=1)
+    sparse, apply = bc_jax.blockcopy(network(each_way), BLOCK), jax.jit(network(each_way))
+    grid = np.zeros(sparse.grid_shape(before), bool)
+    grid[0, 1, 2] = True
+    mixed = np.where(grid.repeat(BLOCK, 1).repeat(BLOCK, 2)[..., None], after, before)
+    _, state = sparse(PARAMS, sparse.init(PARAMS, before), before)
+    out, _ = sparse(PARAMS, state, mixed, grid)
+    executed = grid.repeat(2, axis=1).repeat(2, axis=2).reshape(1, -1)
+    assert_close(np.asarray(out)[executed], np.asarray(apply(PARAMS, mixed))[executed])

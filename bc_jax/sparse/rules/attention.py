@@ -60,18 +60,21 @@ def _stays(op, side: int, operands) -> bool:
 
 
 def _summed(program, value: int) -> set[int]:
-    """The axes that the next operation which sums a value up, as a softmax does, sums over."""
+    """The axes that the next operations which sum a value up, as a softmax does, sum over."""
     shape, axes = program.avals[value].shape, range(len(program.avals[value].shape))
     seen, found = {value: tuple(axes)}, [value]  # each with the axes as the product has them
+    summed: set[int] = set()
     while found:
         value = found.pop(0)
         order = seen[value]
         for reader in program.readers[value]:
             if reader.name in ("reduce_max", "reduce_sum"):
-                return {order[a] for a in reader.params["axes"]}
+                summed |= {order[a] for a in reader.params["axes"]}
+                continue
             if reader.name == "dot_general":
                 contract = reader.params["dimension_numbers"][0]
-                return {order[a] for a in contract[reader.inputs[0] != value]}
+                summed |= {order[a] for a in contract[reader.inputs[0] != value]}
+                continue
             turned = order
             if reader.name == "transpose":
                 turned = tuple(order[a] for a in reader.params["permutation"])
@@ -80,7 +83,7 @@ def _summed(program, value: int) -> set[int]:
                     if result not in seen:
                         found.append(result)
                     seen.setdefault(result, turned)
-    return set()
+    return summed
 
 
 def _product(context, op, kept: int, operands) -> Blocked:

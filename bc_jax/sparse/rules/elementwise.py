@@ -29,8 +29,10 @@ def leader(operands) -> Blocked:
 def elementwise(context, op, *operands):
     """Any number of operands, each blocked alike, or whole or constant and broadcast to it."""
     first, tiles = _tiles(context, operands)
-    if op.name == "sub" and _is_softmax_over(first.axes[1:], context.program, op):
-        raise Declined("a softmax over pixels is of one frame; parts of several would not sum to 1")
+    if op.name == "sub" and _is_softmax_over(first.axes, context.program, op):
+        raise Declined(
+            "a softmax over pixels or streams is of one frame; parts of several would not sum to 1"
+        )
     if op.name in ("select_n", "clamp"):  # these want operands of one shape, or scalars
         shape = jnp.broadcast_shapes(*[t.shape for t in tiles])
         tiles = [t if t.ndim == 0 else jnp.broadcast_to(t, shape) for t in tiles]
@@ -46,8 +48,8 @@ def own_derivative(context, op, *operands):
     return [first.new(result) for result in pointwise.apply(op, tiles)]
 
 
-def _is_softmax_over(space: tuple[int, ...], program, op) -> bool:
-    """Whether exponentials follow of a value less its own maximum over rows or columns."""
+def _is_softmax_over(axes: tuple[int, ...], program, op) -> bool:
+    """Whether exponentials follow of a value less its own maximum over one of some axes."""
     value, *found = op.inputs
     if "exp" not in {reader.name for x in op.outputs for reader in program.readers[x]}:
         return False
@@ -55,7 +57,7 @@ def _is_softmax_over(space: tuple[int, ...], program, op) -> bool:
         makers = [program.producers[x] for x in found if x in program.producers]
         for maker in makers:
             if maker.name == "reduce_max" and maker.inputs[0] == value:
-                return bool({*maker.params["axes"]} & {*space})
+                return bool({*maker.params["axes"]} & {*axes})
         found = [x for maker in makers for x in maker.inputs if isinstance(x, int) and x != value]
     return False
 
