@@ -75,17 +75,78 @@ def sorted_rows(x):
     return x + jnp.take_along_axis(y, jnp.broadcast_to(back, x.shape), axis=2)
 
 
-def one_block(network, frame_shape=(2, H, W, C)):
+def a_quarter(x):
+    """In the middle, as large as the frame is: its rows are not the frame's."""
+    return layer(x[:, H // 4 : 3 * H // 4, W // 4 : 3 * W // 4])
+
+
+def quarters(x):
+    rows = [x[:, i * H // 2 :][:, : H // 2] for i in (0, 1)]
+    parts = [[row[:, :, i * W // 2 :][:, :, : W // 2] for i in (0, 1)] for row in rows]
+    parts = [[layer(layer(x)) for x in row] for row in parts]
+    back = jnp.concatenate([jnp.concatenate(row, 2) for row in parts], 1)
+    return x + conv(back, MATRIX[None, None])
+
+
+def halves_split(x):
+    left, right = jnp.split(x, 2, axis=2)
+    return x + jnp.concatenate([layer(layer(left)), layer(layer(right))], axis=2)
+
+
+def halves_in_turn(x):
+    halves = [layer(layer(x[:, :, W // 2 :])), layer(layer(x[:, :, : W // 2]))]
+    return conv(jnp.concatenate(halves, axis=2), MATRIX[None, None])
+
+
+def on_a_canvas(x):
+    x = jnp.pad(x, ((0, 0), (H // 2, H // 2), (W // 2, W // 2), (0, 0)))
+    return conv(layer(x), MATRIX[None, None])
+
+
+def canvas_and_back(x):
+    return x + on_a_canvas(x)[:, H // 2 : -H // 2, W // 2 : -W // 2]
+
+
+def zoomed_by_index(x):
+    x = x[:, np.arange(H // 4, 3 * H // 4)][:, :, np.arange(W // 4, 3 * W // 4)]
+    return conv(layer(x), MATRIX[None, None])
+
+
+def zoomed(x):
+    two, from_place = jnp.full(2, 2.0), -jnp.array([H / 2, W / 2])
+    x = jax.image.scale_and_translate(x, x.shape, (1, 2), two, from_place, "linear")
+    return conv(layer(x), MATRIX[None, None])
+
+
+def where_it_is_brightest(x):
+    row, column = jnp.unravel_index(x.sum((0, 3)).argmax(), (H, W))
+    x = lax.dynamic_slice(x, (0, row - 4, column - 8, 0), (2, H // 2, W // 2, C))
+    return conv(layer(x), MATRIX[None, None])
+
+
+def where_each_is_brightest(x):
+    row, column = jnp.unravel_index(x.sum(3).reshape(2, -1).argmax(axis=1), (H, W))
+    cut = jax.vmap(lambda x, r, c: lax.dynamic_slice(x, (r, c, 0), (H // 2, W // 2, C)))
+    return conv(layer(cut(x, row, column)), MATRIX[None, None])
+
+
+def rolled_by_what_is_computed(x):
+    by = (100 * x.min()).astype(int) + 12
+    return conv(layer(jnp.roll(x, by, axis=2)), MATRIX[None, None])
+
+
+def one_block(network, frame_shape=(2, H, W, C), place=(0, 2)):
     """The state after one block of a frame changed, and was executed; and the frame."""
+    top, left = (BLOCK * at for at in place)
     rng = np.random.default_rng(1)
     before = rng.random(frame_shape, np.float32)
     frames = before.copy()
-    frames[1, :BLOCK, 2 * BLOCK : 3 * BLOCK] = rng.random((BLOCK, BLOCK, C))
+    frames[1, top : top + BLOCK, left : left + BLOCK] = rng.random((BLOCK, BLOCK, C))
     sparse = bc_jax.blockcopy(lambda _, x: network(x), BLOCK)
     run = jax.jit(sparse.advance)
     state = run(None, sparse.init(None, before), before)
     grid = np.zeros(sparse.grid_shape(frames), bool)
-    grid[1, 0, 2] = True
+    grid[1, *place] = True
     return run(None, state, frames, grid), frames
 
 
@@ -100,6 +161,32 @@ def one_block(network, frame_shape=(2, H, W, C)):
 def test_what_is_moved_away_and_back_is_this_frames(network):
     state, frames = one_block(network)
     assert_close(state.outputs, network(frames))
+
+
+@pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
+@pytest.mark.parametrize("place", [(0, 2), (1, 3), (2, 5)])
+@pytest.mark.parametrize(
+    "network",
+    [
+        a_quarter, quarters, halves_split, halves_in_turn, on_a_canvas, canvas_and_back,
+        zoomed_by_index, zoomed, where_it_is_brightest, where_each_is_brightest,
+        rolled_by_what_is_computed,
+    ],
+)  # fmt: skip
+def test_parts_of_a_frame_are_this_frames(network, place):
+    state, frames = one_block(network, place=place)
+    assert_close(state.outputs, network(frames))
+
+
+@pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
+@pytest.mark.parametrize("network", [quarters, canvas_and_back])
+def test_parts_that_are_a_frame_again_are_cut_into_its_blocks(network):
+    def apply(_, x):
+        return jnp.tanh(conv(network(x), MATRIX[None, None]))
+
+    frames = jax.ShapeDtypeStruct((2, H, W, C), jnp.float32)
+    *_, last = bc_jax.blockcopy(apply, BLOCK).explain(None, frames).rows
+    assert last.where == "blocks"
 
 
 def test_channels_as_many_as_rows_are_none():

@@ -17,7 +17,7 @@ from bc_jax.sparse import halo as halos
 from bc_jax.sparse.blocks import Blocks, split
 from bc_jax.sparse.borders import Border, surround
 from bc_jax.sparse.halo import Halo
-from bc_jax.sparse.places import axes_after, moves_away
+from bc_jax.sparse.places import axes_after, extent_after, fills_frame, moves_away, turns
 from bc_jax.sparse.plan import Plan, Ready, Record
 from bc_jax.sparse.program import Constant, Op, Program
 from bc_jax.sparse.rules import MOVES, RESIZES, RULES, finish_move, finish_resize, run_joined
@@ -256,7 +256,7 @@ class Context:
             return value
         if not varies(value) or value.moved or value.axes not in (None, axes):
             return None
-        if not self._is_image(value.shape, axes):
+        if not (fills_frame(value.extent, self.grid) and self._is_image(value.shape, axes)):
             return None
         rest = [a for a in range(len(value.shape)) if a not in axes]
         dense = jnp.transpose(value.full, (*axes, *rest))
@@ -363,10 +363,13 @@ def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
 
 def _places(context: Context, op: Op, operands: list) -> dict:
     """What is known of where an operation's results have their pixels."""
+    which = context.program, op, operands
+    turned = any(isinstance(x, Whole) and x.turned for x in operands) or turns(*which, context.grid)
     return {
-        "turned": op.name == "rev" or any(isinstance(x, Whole) and x.turned for x in operands),
-        "moved": moves_away(context.program, op, operands, context.grid),
-        "axes": axes_after(context.program, op, operands),
+        "turned": turned,
+        "moved": turned or moves_away(*which, context.grid),
+        "axes": axes_after(*which),
+        "extent": extent_after(*which, context.grid),
     }
 
 

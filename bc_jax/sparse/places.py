@@ -1,7 +1,8 @@
 """Where the results of operations on whole frames have streams, rows and columns.
 
 In a frame as high as it is wide rows and columns cannot be told by their sizes: what was turned on
-its side would be cut into other blocks than the frame's. So would what was moved to other places.
+its side would be cut into other blocks than the frame's. So would what was moved to other places,
+and a part of the frame, whose sides may be in proportion to those of all of it.
 """
 
 import itertools
@@ -12,9 +13,11 @@ import numpy as np
 from bc_jax.sparse.borders import picked
 from bc_jax.sparse.program import Op, Program
 from bc_jax.sparse.rules.attention import result_axis
-from bc_jax.sparse.rules.linear import leaves_blocks, picks
+from bc_jax.sparse.rules.linear import centres, leaves_blocks, picks, strays
 from bc_jax.sparse.rules.shape import place_after
-from bc_jax.sparse.values import Blocked, Whole
+from bc_jax.sparse.values import ALL, NO_PAD, Blocked, Whole
+
+Extent = tuple[tuple[float, float], tuple[float, float]]
 
 # These may put axes anywhere.
 _UNKNOWN = ("gather", "scan", "while", "cond", "pure_callback", "io_callback")
@@ -132,12 +135,136 @@ def moves_away(program: Program, op: Op, operands: list, grid: tuple[int, int]) 
         size = program.avals[source].shape[axis]
         return source != op.outputs[0] and len(index) == size and along(axis, index, size)
     if op.name == "gather":
-        places = op.params["dimension_numbers"].start_index_map
-        found = picks(program.static(op.inputs[1]), len(places)) or []
-        return any(
-            along(axis, index, op.in_shapes[0][axis])
-            for axis, (_, index) in zip(places, found, strict=False)
-        )
+        return any(along(axis, index, op.in_shapes[0][axis]) for axis, index in _known(program, op))
     if op.name == "sort":
         return op.params["dimension"] in blocks
     return op.name == "reshape" and axes is not None and axes_after(program, op, operands) is None
+
+
+def turns(program: Program, op: Op, operands: list, grid: tuple[int, int]) -> bool:
+    """Whether it flips frames, or takes a part of them that `extent_after` does not tell.
+
+    As where it begins is computed, or it is as large as they are.
+    """
+    number, axes = next(
+        ((i, x.axes) for i, x in enumerate(operands) if isinstance(x, Blocked | Whole) and x.axes),
+        (0, (None,) * 3),
+    )
+    p, shape = op.params, op.in_shapes[number] if op.in_shapes else ()
+    blocks = {axis: count for axis, count in zip(axes[1:], grid, strict=True) if axis is not None}
+
+    def some(axis: int, size: int) -> bool:
+        room = shape[axis] - size
+        return axis in blocks and 2 * blocks[axis] * room >= shape[axis]
+
+    if op.name == "split":
+        return some(p["axis"], min(p["sizes"]))
+    if op.name == "dynamic_slice":
+        computed = [a for a in blocks if program.static(op.inputs[1 + a]) is None]
+        return any(some(a, p["slice_sizes"][a]) for a in computed)
+    if op.name == "gather" and not number:
+        places, sizes = p["dimension_numbers"].start_index_map, p["slice_sizes"]
+        far = (
+            strays(index, shape[a], blocks[a]) for a, index in _known(program, op) if a in blocks
+        )
+        return any(sizes[a] > 1 and some(a, sizes[a]) for a in places) or any(far)
+    if op.name == "dot_general" and len(p["dimension_numbers"][0][0]) == 1:
+        (axis,), (along,) = p["dimension_numbers"][0][:: 1 - 2 * number]
+        matrix = program.static(op.inputs[1 - number]) if axis in blocks else None
+        known = matrix is not None and matrix.ndim == 2
+        return known and strays(centres(np.moveaxis(matrix, along, 1)), shape[axis], blocks[axis])
+    return op.name == "rev"
+
+
+def _known(program: Program, op: Op) -> list[tuple[int, np.ndarray]]:
+    """The axes along which a gather picks at known places, each with its index."""
+    axes = op.params["dimension_numbers"].start_index_map
+    found = picks(program.static(op.inputs[1]), len(axes)) or []
+    return [(axis, index) for axis, (_, index) in zip(axes, found, strict=False)]
+
+
+def extent_after(program: Program, op: Op, operands: list, grid: tuple[int, int]) -> Extent:
+    """The part of the frame that an operation's results have, as in `Whole`.
+
+    Of several operands it is that of the one with another part of the frame than most have.
+    """
+    found = [
+        (number, x, _extent(x, grid))
+        for number, x in enumerate(operands)
+        if isinstance(x, Blocked | Whole) and x.axes and len({*x.axes}) == 3
+    ]
+    if not found:
+        return next((x.extent for x in operands if isinstance(x, Whole) and x.extent != ALL), ALL)
+    if op.name == "concatenate":
+        return _joined(program, op, found)
+    number, x, extent = max(found, key=lambda each: _beyond(each[2]))
+    rows, columns = (
+        _part(side, None if number else _kept(program, op, axis), op.in_shapes[number][axis])
+        for side, axis in zip(extent, x.axes[1:], strict=True)
+    )
+    return rows, columns
+
+
+def fills_frame(extent: Extent, grid: tuple[int, int]) -> bool:
+    """Whether pixels of a part of the frame lie where the frame's do, by less than half a block."""
+    return all(2 * blocks * _beyond((side,)) < 1 for side, blocks in zip(extent, grid, strict=True))
+
+
+def _beyond(extent) -> float:
+    """How far a part of the frame ends from where all of it does, as a part of the frame."""
+    return max(max(abs(first), abs(1 - last)) for first, last in extent)
+
+
+def _extent(x: Blocked | Whole, grid: tuple[int, int]) -> Extent:
+    if isinstance(x, Whole) or x.pad == NO_PAD:
+        return getattr(x, "extent", ALL)
+    sizes = (blocks * tile for blocks, tile in zip(grid, x.tiles.shape[1:3], strict=True))
+    rows, columns = (
+        (-low / size, 1 + high / size) for (low, high), size in zip(x.pad, sizes, strict=True)
+    )
+    return rows, columns
+
+
+def _joined(program: Program, op: Op, found: list) -> Extent:
+    """What parts that stand side by side have, by the largest; all of theirs, if of one frame."""
+    along, shapes = op.params["dimension"], op.in_shapes
+    number, x, extent = max(found, key=lambda each: shapes[each[0]][along])
+    source, _ = picked(program, op.outputs[0], along)
+    result = []
+    for side, axis in enumerate(x.axes[1:]):
+        first, last = extent[side]
+        if axis == along and source != op.outputs[0]:
+            sides = [other[side] for _, _, other in found]
+            first, last = min(s[0] for s in sides), max(s[1] for s in sides)
+        elif axis == along:
+            pixel = (last - first) / max(shapes[number][axis], 1)
+            first -= pixel * sum(shape[axis] for shape in shapes[:number])
+            last += pixel * sum(shape[axis] for shape in shapes[number + 1 :])
+        result.append((first, last))
+    return tuple(result)
+
+
+def _part(side: tuple[float, float], index: np.ndarray | None, size: int) -> tuple[float, float]:
+    """What is left of a side, of a size, of which an index picks pixels; None picks all."""
+    if index is None or not len(index):
+        return side
+    step = (index[-1] - index[0]) / (len(index) - 1) if len(index) > 1 else 1.0
+    pixel = (side[1] - side[0]) / size
+    first, last = index[0] + (1 - step) / 2, index[-1] + (1 + step) / 2
+    return float(side[0] + first * pixel), float(side[0] + last * pixel)
+
+
+def _kept(program: Program, op: Op, axis: int) -> np.ndarray | None:
+    """The pixels of its operand, along an axis, that a cut or a padding keeps; or None."""
+    p, size = op.params, op.in_shapes[0][axis]
+    if op.name == "slice":
+        step = p["strides"][axis] if p["strides"] else 1
+        return np.arange(p["start_indices"][axis], p["limit_indices"][axis], step)
+    if op.name == "pad":
+        low, high, gaps = p["padding_config"][axis]
+        return np.arange(-low, size + (size - 1) * gaps + high) / (gaps + 1)
+    if op.name == "dynamic_slice":
+        start = program.static(op.inputs[1 + axis])
+        room = size - p["slice_sizes"][axis]
+        return None if start is None else np.clip(start, 0, room) + np.arange(size - room)
+    return None

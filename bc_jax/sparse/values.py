@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from bc_jax.sparse.borders import Border
 
 NO_PAD = ((0, 0), (0, 0))
+ALL = ((0.0, 1.0), (0.0, 1.0))
 
 
 class Declined(Exception):
@@ -167,10 +168,13 @@ class Whole:
             what is repeated over space stays small until it meets a tile.
         shape: the shape that the program sees.
         varies: whether it depends on the frame.
-        turned: whether it was flipped, so that pixels do not lie in the block that they are of.
+        turned: whether it was flipped, or is a part of the frame at a computed place, so that
+            pixels do not lie in the block that they are of.
         moved: whether pixels may lie where other blocks have theirs, as when flipped or rolled;
             then it is no more cut into blocks, for those it was moved from are the executed ones.
         axes: where N, H and W stand in the program's shape; None where that is not known.
+        extent: the part of the frame's height, and of its width, that it has: ((first, last),
+            (first, last)), of which `ALL` is all. A part of the frame is not cut into its blocks.
     """
 
     array: jax.Array
@@ -179,6 +183,7 @@ class Whole:
     turned: bool = False
     moved: bool = False
     axes: tuple[int, int, int] | None = None
+    extent: tuple[tuple[float, float], tuple[float, float]] = ALL
 
     @property
     def full(self) -> jax.Array:

@@ -19,6 +19,9 @@ from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Resized, plain
 
+# Pixels by which results may always be from what they read.
+_NEAR = 2
+
 
 @rule("dot_general")
 def dot_general(context, op, lhs, rhs):
@@ -135,6 +138,8 @@ def _resize(context, x: Blocked | Resized, axis: int, matrix: np.ndarray, dtype,
     along = x.axes[1:].index(axis)
     if isinstance(x, Resized) and x.maps[along] is not None:
         x = context.finish(x)  # one matrix after the other
+    if strays(centres(matrix), matrix.shape[1], context.grid[along]):
+        raise Declined("moves pixels to other blocks")
     source, maps = (x.source, list(x.maps)) if isinstance(x, Resized) else (x, [None, None])
     maps[along] = lowering.axis_map(matrix, context.grid[along], source.tiles.shape[1 + along])
     if maps[along] is None:
@@ -305,3 +310,24 @@ def leaves_blocks(index: np.ndarray, size: int, blocks: int) -> bool:
     """
     own = np.arange(len(index)) * blocks // max(len(index), 1)
     return bool((np.diff(index) < 0).any() and (index * blocks // size != own).any())
+
+
+def strays(places: np.ndarray, size: int, blocks: int) -> bool:
+    """Whether results are far from what they read, as those of a zoom are.
+
+    Far is half a block or more, and some pixels.
+
+    Args:
+        places: that each result reads; NaN where it reads none.
+        size: of the axis that they are of.
+        blocks: along the axis.
+    """
+    own = (np.arange(len(places)) + 0.5) * size / max(len(places), 1) - 0.5
+    return bool((np.abs(places - own) >= max(size / (2 * blocks), _NEAR)).any())
+
+
+def centres(matrix: np.ndarray) -> np.ndarray:
+    """The places that results of a matrix [out, in] read on average; NaN for those without."""
+    weights = np.abs(matrix)
+    total = weights.sum(axis=1)
+    return weights @ np.arange(matrix.shape[1]) / np.where(total > 0, total, np.nan)
