@@ -183,6 +183,22 @@ def test_products_of_bfloat16_are_rounded_once(monkeypatch, lhs, rhs, numbers, p
         np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=0.02, atol=0.02)
 
 
+def test_products_of_bfloat16_whose_results_are_turned():
+    """Upsampling by a kernel of each pixel: XLA had no product of bfloat16 that is laid out so."""
+
+    def upsample(_, x):
+        n, h, w, _ = x.shape
+        kernels, pixels = x[..., :36].reshape(n, h, w, 2, 2, 9), x.reshape(n, h, w, 9, 8)
+        return jnp.einsum("nhwabk,nhwkc->nhawbc", kernels, pixels).reshape(n, 2 * h, 2 * w, 8)
+
+    frames = random(1, 64, 128, 72, dtype="bfloat16")
+    sparse = bc_jax.blockcopy(upsample, 16)
+    grid = jnp.ones(sparse.grid_shape(frames), bool)
+    out, _ = jax.jit(sparse)(None, sparse.init(None, frames), frames, grid)
+    wanted = upsample(None, frames.astype(jnp.float32))
+    np.testing.assert_allclose(np.float32(out), wanted, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="compiler options of a CPU")
 def test_compiling_asks_what_arrays_there_are(monkeypatch):
     asked = []
