@@ -107,6 +107,11 @@ def canvas_and_back(x):
     return x + on_a_canvas(x)[:, H // 2 : -H // 2, W // 2 : -W // 2]
 
 
+def scanned(x):
+    """Sums of a row so far, made of every other pixel's in turn."""
+    return lax.associative_scan(jnp.add, x, axis=2)
+
+
 def zoomed_by_index(x):
     x = x[:, np.arange(H // 4, 3 * H // 4)][:, :, np.arange(W // 4, 3 * W // 4)]
     return conv(layer(x), MATRIX[None, None])
@@ -179,7 +184,7 @@ def test_parts_of_a_frame_are_this_frames(network, place):
 
 
 @pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
-@pytest.mark.parametrize("network", [quarters, canvas_and_back])
+@pytest.mark.parametrize("network", [quarters, canvas_and_back, scanned])
 def test_parts_that_are_a_frame_again_are_cut_into_its_blocks(network):
     def apply(_, x):
         return jnp.tanh(conv(network(x), MATRIX[None, None]))

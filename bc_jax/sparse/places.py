@@ -186,7 +186,7 @@ def _known(program: Program, op: Op) -> list[tuple[int, np.ndarray]]:
 def extent_after(program: Program, op: Op, operands: list, grid: tuple[int, int]) -> Extent:
     """The part of the frame that an operation's results have, as in `Whole`.
 
-    Of several operands it is that of the one with another part of the frame than most have.
+    Of several operands it is that of the one that has the most or the least, the last of such.
     """
     found = [
         (number, x, _extent(x, grid))
@@ -197,7 +197,7 @@ def extent_after(program: Program, op: Op, operands: list, grid: tuple[int, int]
         return next((x.extent for x in operands if isinstance(x, Whole) and x.extent != ALL), ALL)
     if op.name == "concatenate":
         return _joined(program, op, found)
-    number, x, extent = max(found, key=lambda each: _beyond(each[2]))
+    number, x, extent = max(reversed(found), key=lambda each: _beyond(each[2]))
     rows, columns = (
         _part(side, None if number else _kept(program, op, axis), op.in_shapes[number][axis])
         for side, axis in zip(extent, x.axes[1:], strict=True)
@@ -226,9 +226,9 @@ def _extent(x: Blocked | Whole, grid: tuple[int, int]) -> Extent:
 
 
 def _joined(program: Program, op: Op, found: list) -> Extent:
-    """What parts that stand side by side have, by the largest; all of theirs, if of one frame."""
+    """What parts that stand side by side have, by the last of the largest; all, if of one."""
     along, shapes = op.params["dimension"], op.in_shapes
-    number, x, extent = max(found, key=lambda each: shapes[each[0]][along])
+    number, x, extent = max(reversed(found), key=lambda each: shapes[each[0]][along])
     source, _ = picked(program, op.outputs[0], along)
     result = []
     for side, axis in enumerate(x.axes[1:]):
@@ -244,27 +244,26 @@ def _joined(program: Program, op: Op, found: list) -> Extent:
     return tuple(result)
 
 
-def _part(side: tuple[float, float], index: np.ndarray | None, size: int) -> tuple[float, float]:
-    """What is left of a side, of a size, of which an index picks pixels; None picks all."""
-    if index is None or not len(index):
-        return side
-    step = (index[-1] - index[0]) / (len(index) - 1) if len(index) > 1 else 1.0
-    pixel = (side[1] - side[0]) / size
-    first, last = index[0] + (1 - step) / 2, index[-1] + (1 + step) / 2
-    return float(side[0] + first * pixel), float(side[0] + last * pixel)
+def _part(side: tuple[float, float], kept, size: int) -> tuple[float, float]:
+    """What is left of a side, of so many pixels, where some are kept; None keeps all."""
+    first, last = kept or (0, size)
+    pixel = (side[1] - side[0]) / max(size, 1)
+    return side[0] + first * pixel, side[0] + last * pixel
 
 
-def _kept(program: Program, op: Op, axis: int) -> np.ndarray | None:
-    """The pixels of its operand, along an axis, that a cut or a padding keeps; or None."""
-    p, size = op.params, op.in_shapes[0][axis]
+def _kept(program: Program, op: Op, axis: int) -> tuple[float, float] | None:
+    """Of its operand's pixels along an axis, a cut's or a padding's first and its last's end."""
+    p, size, results = op.params, op.in_shapes[0][axis], op.out_avals[0].shape
     if op.name == "slice":
         step = p["strides"][axis] if p["strides"] else 1
-        return np.arange(p["start_indices"][axis], p["limit_indices"][axis], step)
+        first = p["start_indices"][axis] // step * step
+        return first, first + results[axis] * step
     if op.name == "pad":
-        low, high, gaps = p["padding_config"][axis]
-        return np.arange(-low, size + (size - 1) * gaps + high) / (gaps + 1)
-    if op.name == "dynamic_slice":
-        start = program.static(op.inputs[1 + axis])
-        room = size - p["slice_sizes"][axis]
-        return None if start is None else np.clip(start, 0, room) + np.arange(size - room)
-    return None
+        low, _, gaps = p["padding_config"][axis]
+        first = -(low // (gaps + 1))
+        return first, first + results[axis] / (gaps + 1)
+    start = program.static(op.inputs[1 + axis]) if op.name == "dynamic_slice" else None
+    if start is None:
+        return None
+    first = int(np.clip(start, 0, size - results[axis]))
+    return first, first + results[axis]
