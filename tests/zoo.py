@@ -290,6 +290,7 @@ def ranking(x):
     values, places = lax.top_k(x, 2)
     table = nn.Embed(6, 3)(jnp.argmax(x, axis=-1))
     ordered = jnp.sort(x, axis=-1)[..., :2] + jnp.cumsum(x, axis=-1)[..., 3:5]
+    ordered = ordered + jnp.argsort(x, axis=-1)[..., :2] / 6
     one_hot = nn.one_hot(places[..., 0], 6)
     return Conv(4)(
         jnp.concatenate([values, table, ordered, one_hot, x[..., ::-1]], axis=-1)
@@ -725,7 +726,7 @@ FLAX = {
 
 # The primitive that mixes space, as the jaxpr calls it; where several are possible, any of them.
 NONE = (plain_cnn, strided, dilated, depthwise, transposed, unet_bilinear, unet_nearest, pooling)
-NONE += (even_kernels, five_branches, depth_to_space, channels, convnext, recomputed)
+NONE += (even_kernels, five_branches, depth_to_space, channels, convnext, recomputed, ranking)
 NONE += (
     looked_up,
     looped,

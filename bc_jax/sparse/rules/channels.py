@@ -66,13 +66,12 @@ def cumulative(context, op, x):
 
 @rule("sort")
 def sort(context, op, *operands):
-    """Sorts along an axis that is not space."""
+    """Sorts along an axis that is not space, as a constant's numbers of places with values."""
     first = leader(operands)
-    if not all(isinstance(x, Blocked) for x in operands):
-        raise Declined("sorts a blocked array with one that is not")
     _not_space(first, op.params["dimension"])
     dimension = first.tile_axis(op.params["dimension"])
-    return [first.new(t) for t in op.bind(*[x.tiles for x in operands], dimension=dimension)]
+    tiles = [_tiles(context, x, first) for x in operands]
+    return [first.new(t) for t in op.bind(*tiles, dimension=dimension)]
 
 
 @rule("top_k")
