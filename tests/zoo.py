@@ -529,6 +529,19 @@ def grouped_products(p, x):
     return y, tokens, flat.reshape(n, h, w, 12), mapped.transpose(0, 2, 3, 1, 4)
 
 
+def linear_attention(p, x):
+    # Keys meet values before queries; channels attend to channels.
+    x = jax.nn.relu(conv(x, p["a"], 2))
+    n, h, w, c = x.shape
+    tokens = x.reshape(n, h * w, 2, c // 2)
+    q, k = jax.nn.relu(tokens), jax.nn.relu(tokens * p["scale"])
+    values = jnp.einsum("nphc,nphd->nhcd", k, tokens)
+    y = jnp.einsum("nphc,nhcd->nphd", q, values)
+    y = y / (jnp.einsum("nphc,nhc->nph", q, k.sum(axis=1))[..., None] + 1)
+    scores = jax.nn.softmax(jnp.einsum("nhwc,nhwd->ndc", x, x * x) / (h * w), axis=1)
+    return conv(y.reshape(x.shape) + jnp.einsum("nhwc,ndc->nhwd", x, scores), p["b"])
+
+
 def neighbourhoods(p, x):
     # Each pixel's neighbours, moved to it by padding and cutting; gradients and shifts.
     x = conv(x, p["a"], 2)
@@ -670,6 +683,11 @@ PLAIN = {
     "filled": (filled, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4), "bias": (6,)}, 16),
     "written_channels": (written_channels, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4)}, (8, 16)),
     "grouped_products": (grouped_products, {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6)}, 16),
+    "linear_attention": (
+        linear_attention,
+        {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4), "scale": (1, 1, 1, 3)},
+        (8, 16),
+    ),
     "neighbourhoods": (
         neighbourhoods,
         {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6), "weights": (1, 1, 1, 1, 9)},
@@ -749,6 +767,7 @@ FALLS_BACK = {f.__name__: () for f in NONE} | {
     "squeeze_excite": MEAN,
     "filled": MEAN,
     "whole_norms": MEAN,
+    "linear_attention": MEAN,
     "pyramid_pooling": ("reduce_window_sum",),
     "aspp": MEAN,
     "attention": (),

@@ -50,7 +50,7 @@ class Context:
         self.plan = plan
         self.memory = memory
         self.halo_read: Halo | None = None
-        self.moved = self.reads_all = False
+        self.moved = self.reads_all = self.in_parts = False
         self.taps: float | None = None
         self.reason = ""
         self._kept: set[str] = set()
@@ -314,7 +314,7 @@ def interpret(context: Context, args: list, records: list[Record] | None = None)
     for op in program.ops:
         operands = [read(operand, op.name) for operand in op.inputs]
         context.halo_read, context.moved, context.reads_all = None, False, False
-        context.taps, context.reason = None, ""
+        context.taps, context.reason, context.in_parts = None, "", False
         results, where, reason = _run(context, op, operands)
         for number, result in zip(op.outputs, results, strict=True):
             values[number] = _named(result, number, op)
@@ -346,7 +346,7 @@ def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
         results, reason = None, str(declined)
     if results is not None:
         where = "whole" if moves else "constant"
-        if any(isinstance(r, Blocked | Resized | Joined) for r in results):
+        if context.in_parts or any(isinstance(r, Blocked | Resized | Joined) for r in results):
             where = "blocks"
         return results, where, context.reason
     operands = [context.whole(x) if isinstance(x, Joined) else x for x in operands]

@@ -1,6 +1,6 @@
 """One rule per primitive, a file per family."""
 
-from bc_jax.sparse.rules import channels, elementwise, linear, shape, window
+from bc_jax.sparse.rules import channels, elementwise, linear, reductions, shape, window
 from bc_jax.sparse.rules.joined import run_joined
 from bc_jax.sparse.rules.linear import finish_resize
 from bc_jax.sparse.rules.registry import RULES, rule
@@ -19,6 +19,7 @@ __all__ = [
     "finish_move",
     "finish_resize",
     "linear",
+    "reductions",
     "rule",
     "run_joined",
     "shape",

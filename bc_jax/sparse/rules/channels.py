@@ -1,6 +1,4 @@
-"""Operations along axes that are not space: reductions, softmax's parts, slices, dense layers."""
-
-import math
+"""Operations along axes that are not space: arg-max, sorting, joining, slices, writes."""
 
 import jax
 import jax.numpy as jnp
@@ -9,40 +7,10 @@ import numpy as np
 from bc_jax import lowering
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.joined import join
+from bc_jax.sparse.rules.reductions import after_removing
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.rules.window import finish_move
-from bc_jax.sparse.values import Blocked, Declined, Whole, plain
-
-
-def _after_removing(axes: tuple[int, ...], removed) -> tuple[int, ...]:
-    return tuple(a - sum(r < a for r in removed) for a in axes)
-
-
-@rule("reduce_max", "reduce_min", "reduce_sum", "reduce_prod", "reduce_and", "reduce_or")
-def reduce(context, op, x):
-    """Over channels: on the tiles. Over space: blocks' own parts are remembered."""
-    x = leader([x])
-    axes = tuple(op.params["axes"])
-    space = [i for i, a in enumerate(x.axes[1:]) if a in axes]
-    if not space and x.axes[0] in axes:
-        raise Declined("reduces over streams")
-    if not space:
-        (tiles,) = op.bind(x.tiles, axes=x.tile_axes(axes))
-        return x.new(tiles, _after_removing(x.axes, axes))
-    # A value per block, or a row or column of them: small to remember, and cheap to reduce whole.
-    k, *sides = x.tiles.shape
-    for i in space:
-        sides[i] = math.gcd(context.parts[i], sides[i])
-    h, w, *rest = x.tiles.shape[1:]
-    cut = x.tiles.reshape(k, sides[0], h // sides[0], sides[1], w // sides[1], *rest)
-    others = tuple(a for a in x.tile_axes(axes) if a > 2)
-    (parts,) = op.bind(cut, axes=(2, 4, *(a + 2 for a in others)))
-    parts = Blocked(jnp.expand_dims(parts, others), x.axes, key=f"{op.outputs[0]}_blocks")
-    several = "one value" if len(space) == 2 else "one row or column"
-    context.reason = f"reduces over all of space; cheap, from {several} per block"
-    whole = context.dense(parts)
-    (whole,) = op.bind(whole, axes=axes)
-    return Whole(whole, whole.shape)
+from bc_jax.sparse.values import Blocked, Declined, plain
 
 
 @rule("argmax", "argmin")
@@ -52,7 +20,7 @@ def arg_reduce(context, op, x):
     (axis,) = op.params["axes"]
     _not_space(x, axis)
     (tiles,) = op.bind(x.tiles, axes=(x.tile_axis(axis),))
-    return x.new(tiles, _after_removing(x.axes, (axis,)))
+    return x.new(tiles, after_removing(x.axes, (axis,)))
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")

@@ -16,8 +16,9 @@ from bc_jax.sparse.borders import Border, split_index
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.rules.attention import against_all
 from bc_jax.sparse.rules.elementwise import leader
+from bc_jax.sparse.rules.reductions import sum_pixels, sums_pixels
 from bc_jax.sparse.rules.registry import rule
-from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Resized, plain
+from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Resized, Whole, plain
 
 # Pixels by which results may always be from what they read.
 _NEAR = 2
@@ -76,13 +77,15 @@ def dot_general(context, op, lhs, rhs):
     return x.new(jnp.transpose(tiles, order), tuple(added + free.index(a) for a in x.axes))
 
 
-def _batch(context, op, lhs, rhs) -> Blocked:
-    """Products of each pixel with itself, or with all others."""
+def _batch(context, op, lhs, rhs) -> Blocked | Whole:
+    """Products of each pixel with itself, summed over pixels or not, or with all others."""
     blocked = [leader([x]) for x in (lhs, rhs) if isinstance(x, Blocked)]
     if not blocked:
         raise Declined("")
     if len(blocked) == 2 and _alike(op, *blocked):
         return _per_pixel(op, *blocked)
+    if len(blocked) == 2 and sums_pixels(op, *blocked):
+        return sum_pixels(context, op, *blocked)
     return against_all(context, op, lhs, rhs)
 
 
