@@ -576,14 +576,20 @@ def own_pools(p, x):
 
 
 def looked_up(p, x):
-    # Tables that pixels pick from: a palette, an embedding of each of the largest, a codebook.
+    # Tables that pixels pick from: a palette, an embedding of each of the largest, a codebook; and
+    # their own channels.
     x = conv(x, p["a"], 2)
     best, largest = jnp.argmax(x, axis=-1), lax.top_k(x, 2)[1]
     palette = jnp.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], jnp.uint8)[best % 3]
     embedded = jnp.take(p["table"], largest, axis=0).sum(axis=3)
     codes = p["table"].T[:, jnp.argmin(x, axis=-1)].transpose(1, 0, 2, 3)
     pairs = p["table"][best.reshape(x.shape[0], -1), largest[..., 0].reshape(x.shape[0], -1) % 4]
-    return palette, conv(embedded, p["b"]), codes, pairs
+    groups = x.reshape(*x.shape[:3], 2, 3)
+    deepest = jnp.take_along_axis(groups, jnp.argmin(groups, axis=4, keepdims=True), axis=4)
+    tokens = x.reshape(x.shape[0], -1, x.shape[3])
+    second = jnp.take_along_axis(tokens, jnp.argsort(tokens, axis=2)[..., -2:], axis=2)
+    nchw = jnp.take_along_axis(x.transpose(0, 3, 1, 2), best[:, None], axis=1)
+    return palette, conv(embedded, p["b"]), codes, pairs, deepest[..., 0], second, nchw
 
 
 def strips(p, x):

@@ -172,11 +172,13 @@ def finish_resize(context, x: Resized) -> Blocked:
 def gather(context, op, x, indices):
     """Picks along axes by a known index of each: nearest-neighbour resizing, or channels.
 
-    And from a table by pixels' own indices, as embeddings do.
+    And from a table or from a pixel's own channels by pixels' own indices.
     """
     indices = context.finish(indices)
     if isinstance(indices, Blocked) and not isinstance(x, Blocked | Resized):
         return _look_up(op, x, leader([indices]))
+    if isinstance(indices, Blocked):
+        return _pick_own(op, leader([context.finish(x)]), leader([indices]))
     if not isinstance(x, Blocked | Resized):
         raise Declined("")
     numbers, shape = op.params["dimension_numbers"], op.in_shapes[0]
@@ -222,6 +224,28 @@ def _look_up(op, table, indices: Blocked) -> Blocked:
     )
     places = [a for a in range(len(op.out_avals[0].shape)) if a not in offsets]
     return _placed(indices, tiles, places, [*(places[a] for a in indices.rest[:-1]), *offsets])
+
+
+def _pick_own(op, x: Blocked, indices: Blocked) -> Blocked:
+    """What pixels' indices pick from the same pixels' channels, as `jnp.take_along_axis` does."""
+    numbers, last = op.params["dimension_numbers"], indices.rank - 1
+    batch = numbers.operand_batching_dims, numbers.start_indices_batching_dims
+    pairs = list(zip(x.axes, indices.axes, strict=True))
+    meet = {*pairs} <= {*zip(*batch, strict=True)} and x.tiles.shape[:3] == indices.tiles.shape[:3]
+    if not meet or last in indices.axes or numbers.offset_dims:
+        raise Declined("gathers at places that are computed")
+    both = zip(x.tile_axes(batch[0]), indices.tile_axes(batch[1]), strict=True)
+    of_operand, of_indices = zip(*sorted(both), strict=True)
+    picked = x.tile_axes(numbers.start_index_map)
+    numbers = numbers._replace(
+        operand_batching_dims=of_operand,
+        start_indices_batching_dims=of_indices,
+        collapsed_slice_dims=tuple(sorted(picked)),
+        start_index_map=picked,
+    )
+    ones = (1,) * x.tiles.ndim
+    (tiles,) = op.bind(x.tiles, indices.tiles, dimension_numbers=numbers, slice_sizes=ones)
+    return indices.new(tiles)
 
 
 def _placed(x: Blocked, tiles, places, rest: list[int]) -> Blocked:
