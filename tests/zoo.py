@@ -304,6 +304,15 @@ def attention(x):
     return Conv(4)(tokens.reshape(x.shape))
 
 
+def axial(x):
+    # Attention within rows, then within columns.
+    x = nn.relu(Conv(8, kernel_size=(3, 3), strides=4)(x))
+    x = x + nn.MultiHeadDotProductAttention(2)(x)
+    turned = x.swapaxes(1, 2)
+    turned = turned + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(turned))
+    return Conv(4)(turned.swapaxes(1, 2))
+
+
 def convnext(x):
     x = Conv(8, kernel_size=(4, 4), strides=4, padding="VALID")(x)
     y = nn.LayerNorm()(Conv(8, kernel_size=(7, 7), feature_group_count=8)(x))
@@ -542,6 +551,21 @@ def linear_attention(p, x):
     return conv(y.reshape(x.shape) + jnp.einsum("nhwc,ndc->nhwd", x, scores), p["b"])
 
 
+def criss_cross(p, x):
+    # Each pixel looks at its row and its column with one softmax; a channels-first map, by pairs.
+    x = conv(x, p["a"], 4)
+    keys, width = jnp.tanh(x), x.shape[2]
+    rows = jnp.einsum("nhwc,nhvc->nhwv", x, keys)
+    columns = jnp.einsum("nhwc,ngwc->nhwg", x, keys)
+    scores = jax.nn.softmax(jnp.concatenate([rows, columns], axis=-1), axis=-1)
+    y = jnp.einsum("nhwv,nhvc->nhwc", scores[..., :width], x)
+    y = y + jnp.einsum("nhwg,ngwc->nhwc", scores[..., width:], x)
+    first = y.transpose(0, 3, 1, 2)
+    pairs = jnp.exp(jnp.einsum("nchw,nchv->nhvw", first, keys.transpose(0, 3, 1, 2)))
+    pairs = pairs / pairs.sum(axis=2, keepdims=True)
+    return conv(y, p["b"]), jnp.einsum("nhvw,nchv->nchw", pairs, first)
+
+
 def neighbourhoods(p, x):
     # Each pixel's neighbours, moved to it by padding and cutting; gradients and shifts.
     x = conv(x, p["a"], 2)
@@ -694,6 +718,7 @@ PLAIN = {
         {"a": (3, 3, 3, 6), "b": (3, 3, 6, 4), "scale": (1, 1, 1, 3)},
         (8, 16),
     ),
+    "criss_cross": (criss_cross, {"a": (5, 5, 3, 6), "b": (3, 3, 6, 4)}, 16),
     "neighbourhoods": (
         neighbourhoods,
         {"a": (3, 3, 3, 6), "b": (3, 3, 6, 6), "weights": (1, 1, 1, 1, 9)},
@@ -743,6 +768,7 @@ FLAX = {
     channels: (8, 16),
     ranking: 16,
     attention: 16,
+    axial: 16,
     convnext: 16,
     recomputed: 8,
     over_strided: 8,
@@ -763,6 +789,7 @@ NONE += (
     stacked,
     written_channels,
     grouped_products,
+    criss_cross,
     neighbourhoods,
     by_name,
 )
@@ -777,6 +804,7 @@ FALLS_BACK = {f.__name__: () for f in NONE} | {
     "pyramid_pooling": ("reduce_window_sum",),
     "aspp": MEAN,
     "attention": (),
+    "axial": (),
     "control_flow": ("while", "cond"),
     "whole_shuffles": ("cumsum", "slice"),
     "flipped": ("rev",),

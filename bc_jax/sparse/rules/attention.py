@@ -16,7 +16,8 @@ def against_all(context, op, lhs, rhs) -> Blocked:
     kept = keeps_apart(context, op, lhs, rhs)
     if kept is None or isinstance((lhs, rhs)[1 - kept], Joined):
         raise Declined("mixes pixels with pixels")
-    return _product(context, op, kept, (lhs, rhs))
+    product = _along_lines if _shared(op, kept, (lhs, rhs)) else _product
+    return product(context, op, kept, (lhs, rhs))
 
 
 def keeps_apart(context, op, lhs, rhs) -> int | None:
@@ -27,7 +28,10 @@ def keeps_apart(context, op, lhs, rhs) -> int | None:
     operands = lhs, rhs
     possible = [i for i in (0, 1) if _stays(op, i, operands)]
     if len(possible) == 2:
-        places = [{result_axis(op, i, a) for a in _space(operands[i])} for i in (0, 1)]
+        places = [
+            {result_axis(op, i, a) for a in {*_space(operands[i])} - _shared(op, i, operands)}
+            for i in (0, 1)
+        ]
         summed = _summed(context.program, op.outputs[0])
         possible = [i for i in (0, 1) if places[1 - i] <= summed and not places[i] & summed]
     return possible[0] if possible else None
@@ -56,17 +60,28 @@ def _stays(op, side: int, operands) -> bool:
     if not isinstance(x, Blocked | Joined):
         return False
     batch = op.params["dimension_numbers"][1][side]
-    return set(_space(x)) <= {*_free(op, side)} and (not varies(other) or x.stream in batch)
+    apart = {*_space(x)} - _shared(op, side, operands) <= {*_free(op, side)}
+    return apart and (not varies(other) or x.stream in batch)
+
+
+def _shared(op, side: int, operands) -> set[int]:
+    """The axis of rows, or of columns, of which both operands have each by itself; or none."""
+    x, other = operands[side], operands[1 - side]
+    both = isinstance(x, Blocked) and isinstance(other, Blocked)
+    if not both or x.merged or other.merged or x.tiles.shape[1:3] != other.tiles.shape[1:3]:
+        return set()
+    pairs = {*zip(*op.params["dimension_numbers"][1][:: 1 - 2 * side], strict=True)}
+    found = {a for a, b in zip(x.axes[1:], other.axes[1:], strict=True) if (a, b) in pairs}
+    return found if len(found) == 1 else set()
 
 
 def _summed(program, value: int) -> set[int]:
     """The axes that the next operations which sum a value up, as a softmax does, sum over."""
-    shape, axes = program.avals[value].shape, range(len(program.avals[value].shape))
-    seen, found = {value: tuple(axes)}, [value]  # each with the axes as the product has them
+    seen, found = {value: tuple(range(len(program.avals[value].shape)))}, [value]
     summed: set[int] = set()
     while found:
         value = found.pop(0)
-        order = seen[value]
+        order, shape = seen[value], program.avals[value].shape  # its axes as the product has them
         for reader in program.readers[value]:
             if reader.name in ("reduce_max", "reduce_sum"):
                 summed |= {order[a] for a in reader.params["axes"]}
@@ -75,14 +90,14 @@ def _summed(program, value: int) -> set[int]:
                 contract = reader.params["dimension_numbers"][0]
                 summed |= {order[a] for a in contract[reader.inputs[0] != value]}
                 continue
-            turned = order
+            turned = range(len(shape))
             if reader.name == "transpose":
-                turned = tuple(order[a] for a in reader.params["permutation"])
+                turned = reader.params["permutation"]
             for result in reader.outputs:
-                if program.avals[result].shape == tuple(shape[a] for a in turned):
-                    if result not in seen:
-                        found.append(result)
-                    seen.setdefault(result, turned)
+                alike = program.avals[result].shape == tuple(shape[a] for a in turned)
+                if result not in seen and (alike or reader.name == "concatenate"):
+                    found.append(result)
+                    seen[result] = tuple(order[a] for a in turned)
     return summed
 
 
@@ -120,4 +135,36 @@ def _product(context, op, kept: int, operands) -> Blocked:
     rest = [name for name in wanted if name not in x.axes]
     first = 1 + len(apart)
     order = [0 if many else len(apart), first, first + 1, *map(made.index, rest)]
+    return x.new(jnp.transpose(tiles, order), tuple(wanted.index(a) for a in x.axes))
+
+
+def _along_lines(context, op, kept: int, operands) -> Blocked:
+    """As `_product`, where each row, or each column, is by itself."""
+    x, other = operands[kept], operands[1 - kept]
+    contract, batch = (pair[:: 1 - 2 * kept] for pair in op.params["dimension_numbers"])
+    (line,) = _shared(op, kept, operands)
+    pairs, side = dict(zip(*batch, strict=True)), x.axes[1:].index(line)
+    # The other's lines of each block: [K, lines, *the rest].
+    ahead = (pairs[x.stream], pairs[line])
+    behind = [b for b in range(len(op.in_shapes[1 - kept])) if b not in ahead]
+    array = jnp.transpose(context.dense(other), (*ahead, *behind))
+    array = array.reshape(len(array), context.grid[side], -1, *array.shape[2:])
+    array = array[context.blocks.coordinates[0], context.blocks.coordinates[1 + side]]
+    context.reads_all = True
+    apart = [a for a in pairs if a not in (x.stream, line)]
+    together = (x.stream, line, *apart)
+    place = {b: at for at, b in enumerate((*ahead, *behind))}
+    numbers = (
+        (x.tile_axes(contract[0]), tuple(place[b] for b in contract[1])),
+        (tuple(x.tile_axis(a) for a in together), tuple(place[pairs[a]] for a in together)),
+    )
+    tiles = lowering.dot_general(
+        x.tiles, array, numbers, op.params["precision"], op.params["preferred_element_type"]
+    )
+    # Names of the axes, as in `_product`.
+    own, others = _free(op, kept), [(b,) for b in _free(op, 1 - kept)]
+    made = [*together, *sorted(own, key=x.tile_axis), *others]
+    wanted = [*batch[0], *(others + own if kept else own + others)]
+    rest = [name for name in wanted if name not in x.axes]
+    order = [made.index(name) for name in (*x.axes, *rest)]
     return x.new(jnp.transpose(tiles, order), tuple(wanted.index(a) for a in x.axes))
