@@ -166,6 +166,10 @@ class Runner:
             )
         self._state = self._pieces.packed(jax.tree.map(jnp.copy, state))
 
+    def __reduce_ex__(self, protocol):
+        """Not to be copied or pickled: the next frame writes into its arrays."""
+        raise TypeError("copy or pickle runner.state, not the Runner: another Runner takes it")
+
     def start(self, frames) -> RunnerState:
         """The state before the first frame; frames [N, H, W, 3] give shape and dtype."""
         return self._pieces.unpacked(self._pieces.init(self._key, self._params, frames))

@@ -1,8 +1,10 @@
 """The runner: what a frame does to the state, with a network small enough to know by heart."""
 
+import copy
 import dataclasses
 import functools
 import itertools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -508,6 +510,16 @@ def test_a_state_is_given_to_another_runner_and_stays_whole():
         again.append(np.asarray(one(frames[2])))
     np.testing.assert_array_equal(again[0], again[1])
     np.testing.assert_array_equal(again[0], again[2])
+
+
+@pytest.mark.parametrize("take", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_runner_is_not_copied_but_its_state_is(take):
+    run = runner("static")
+    run(video()[0])
+    with pytest.raises(TypeError, match=r"runner\.state, not the Runner"):
+        take(run)
+    take(run.state)
+    run(video()[1])
 
 
 def test_a_state_that_was_written_into_is_refused():
