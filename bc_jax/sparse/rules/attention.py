@@ -16,8 +16,7 @@ def against_all(context, op, lhs, rhs) -> Blocked:
     kept = keeps_apart(context, op, lhs, rhs)
     if kept is None or isinstance((lhs, rhs)[1 - kept], Joined):
         raise Declined("mixes pixels with pixels")
-    product = _along_lines if _shared(op, kept, (lhs, rhs)) else _product
-    return product(context, op, kept, (lhs, rhs))
+    return _product(context, op, kept, (lhs, rhs))
 
 
 def keeps_apart(context, op, lhs, rhs) -> int | None:
@@ -104,24 +103,28 @@ def _summed(program, value: int) -> set[int]:
 def _product(context, op, kept: int, operands) -> Blocked:
     x, other = operands[kept], operands[1 - kept]
     contract, batch = (pair[:: 1 - 2 * kept] for pair in op.params["dimension_numbers"])
-    (stream, *space), pairs = x.axes, list(zip(*batch, strict=True))
-    streams, array, many = dict(pairs).get(stream), context.dense(other), False
+    pairs = dict(zip(*batch, strict=True))
+    # The other's stream, and its rows or columns, that each block is in: ahead of its other axes.
+    line = [a for a in pairs if a in _shared(op, kept, operands)]
+    met = [x.stream, *line] if x.stream in pairs else []
+    ahead = [pairs[a] for a in met]
+    behind = [b for b in range(len(op.in_shapes[1 - kept])) if b not in ahead]
+    array = jnp.transpose(context.dense(other), (*ahead, *behind))
     context.reads_all = varies(other)
-    if streams is not None:
-        array = jnp.moveaxis(array, streams, 0)
-        many = len(array) > 1
-        array = array[context.blocks.coordinates[0]] if many else array[0]
-
-    def moved(axis: int) -> int:
-        return axis if streams is None else axis + (axis < streams) - (not many)
-
-    apart = [(a, b) for a, b in pairs if a != stream]
+    stream, *sides = context.blocks.coordinates
+    if line:
+        side = x.axes[1:].index(*line)
+        array = array.reshape(len(array), context.grid[side], -1, *array.shape[2:])
+        array = array[stream, sides[side]]
+    elif met and len(array) == 1:  # all blocks meet the same
+        array, met, ahead = array[0], [], []
+    elif met:
+        array = array[stream]
+    apart = [a for a in pairs if a not in (x.stream, *line)]
+    place = {b: at for at, b in enumerate((*ahead, *behind))}
     numbers = (
-        (x.tile_axes(contract[0]), tuple(moved(b) for b in contract[1])),
-        (
-            (*(0,) * many, *(x.tile_axis(a) for a, _ in apart)),
-            (*(0,) * many, *(moved(b) for _, b in apart)),
-        ),
+        (x.tile_axes(contract[0]), tuple(place[b] for b in contract[1])),
+        (x.tile_axes((*met, *apart)), tuple(place[pairs[a]] for a in (*met, *apart))),
     )
     tiles = lowering.dot_general(
         x.tiles, array, numbers, op.params["precision"], op.params["preferred_element_type"]
@@ -129,42 +132,10 @@ def _product(context, op, kept: int, operands) -> Blocked:
     # Names of the axes: of the blocked value's the axis, of the other's (axis,). The tiles have
     # rows and columns, and the program perhaps one axis of them.
     own, others = _free(op, kept), [(b,) for b in _free(op, 1 - kept)]
-    made = [*(stream,) * many, *(a for a, _ in apart), *(stream,) * (not many)]
-    made += [*space, *(a for a in own if a not in x.axes), *others]
+    made = [*met, *apart, *(a for a in x.order if a not in (*met, *apart, *contract[0])), *others]
     wanted = [*batch[0], *(others + own if kept else own + others)]
-    rest = [name for name in wanted if name not in x.axes]
-    first = 1 + len(apart)
-    order = [0 if many else len(apart), first, first + 1, *map(made.index, rest)]
-    return x.new(jnp.transpose(tiles, order), tuple(wanted.index(a) for a in x.axes))
-
-
-def _along_lines(context, op, kept: int, operands) -> Blocked:
-    """As `_product`, where each row, or each column, is by itself."""
-    x, other = operands[kept], operands[1 - kept]
-    contract, batch = (pair[:: 1 - 2 * kept] for pair in op.params["dimension_numbers"])
-    (line,) = _shared(op, kept, operands)
-    pairs, side = dict(zip(*batch, strict=True)), x.axes[1:].index(line)
-    # The other's lines of each block: [K, lines, *the rest].
-    ahead = (pairs[x.stream], pairs[line])
-    behind = [b for b in range(len(op.in_shapes[1 - kept])) if b not in ahead]
-    array = jnp.transpose(context.dense(other), (*ahead, *behind))
-    array = array.reshape(len(array), context.grid[side], -1, *array.shape[2:])
-    array = array[context.blocks.coordinates[0], context.blocks.coordinates[1 + side]]
-    context.reads_all = True
-    apart = [a for a in pairs if a not in (x.stream, line)]
-    together = (x.stream, line, *apart)
-    place = {b: at for at, b in enumerate((*ahead, *behind))}
-    numbers = (
-        (x.tile_axes(contract[0]), tuple(place[b] for b in contract[1])),
-        (tuple(x.tile_axis(a) for a in together), tuple(place[pairs[a]] for a in together)),
-    )
-    tiles = lowering.dot_general(
-        x.tiles, array, numbers, op.params["precision"], op.params["preferred_element_type"]
-    )
-    # Names of the axes, as in `_product`.
-    own, others = _free(op, kept), [(b,) for b in _free(op, 1 - kept)]
-    made = [*together, *sorted(own, key=x.tile_axis), *others]
-    wanted = [*batch[0], *(others + own if kept else own + others)]
-    rest = [name for name in wanted if name not in x.axes]
-    order = [made.index(name) for name in (*x.axes, *rest)]
-    return x.new(jnp.transpose(tiles, order), tuple(wanted.index(a) for a in x.axes))
+    # Where axes are one, each after the one before.
+    places = [made.index(a) + x.axes[:i].count(a) for i, a in enumerate(x.axes)]
+    rest = [made.index(name) for name in wanted if name not in x.axes]
+    tiles = jnp.transpose(tiles, (*places, *rest))
+    return x.new(tiles, tuple(wanted.index(a) for a in x.axes))
