@@ -22,6 +22,11 @@ def layer(x):
     return jnp.tanh(x @ MATRIX)
 
 
+def whole(x):
+    """The values themselves, as whole frames."""
+    return x[:, ::-1][:, ::-1]
+
+
 def rolled(x):
     return x + jnp.roll(layer(jnp.roll(x, (-2, -2), (1, 2))), (2, 2), (1, 2))
 
@@ -107,6 +112,63 @@ def canvas_and_back(x):
     return x + on_a_canvas(x)[:, H // 2 : -H // 2, W // 2 : -W // 2]
 
 
+def written_on_a_canvas(x):
+    canvas = jnp.zeros((2, 2 * H, 2 * W, C), x.dtype)
+    return conv(layer(canvas.at[:, H // 2 : -H // 2, W // 2 : -W // 2].set(x)), MATRIX[None, None])
+
+
+def updated_on_a_canvas(x):
+    canvas = lax.dynamic_update_slice(jnp.zeros((2, 2 * H, 2 * W, C)), x, (0, H // 2, W // 2, 0))
+    return conv(layer(canvas), MATRIX[None, None])
+
+
+def on_a_canvas_where_it_is_computed(x):
+    at = (100 * x.min()).astype(int) + 4
+    canvas = lax.dynamic_update_slice(jnp.zeros((2, 2 * H, 2 * W, C)), x, (0, at, at, 0))
+    return conv(layer(canvas), MATRIX[None, None])
+
+
+def tiled(x):
+    return conv(layer(jnp.tile(x, (1, 2, 2, 1))), MATRIX[None, None])
+
+
+def cut_by_a_convolution(x):
+    by = [(-H // 4, -H // 4), (-W // 4, -W // 4)]
+    x = conv(whole(x), np.eye(C, dtype=np.float32)[None, None], padding=by)
+    return conv(layer(x), MATRIX[None, None])
+
+
+def enlarged_and_cut(x):
+    x = jnp.repeat(jnp.repeat(whole(x), 2, axis=1), 2, axis=2)
+    return conv(layer(x[:, H // 2 : -H // 2, W // 2 : -W // 2]), MATRIX[None, None])
+
+
+def half_of_it_copied(x):
+    x = jnp.asarray(x).at[:, H // 2 :].add(layer(x)[:, : H // 2])
+    return conv(layer(x), MATRIX[None, None])
+
+
+def beside_what_was_rolled(x):
+    x = whole(x)
+    return conv(layer(x + jnp.roll(x, W // 2, 2)), MATRIX[None, None])
+
+
+def rolled_and_back(x):
+    return jnp.roll(layer(jnp.roll(x, 8, 2)), -8, 2)
+
+
+def enlarged_and_made_smaller(x):
+    return layer(jnp.repeat(whole(x), 2, axis=1))[:, ::2]
+
+
+def rolled_both_ways(x):
+    return layer(jnp.roll(whole(x), 8, 2) + jnp.roll(whole(x), -8, 2))
+
+
+def rolled_at_last(x):
+    return layer(jnp.roll(x, (4, 8), (1, 2)))
+
+
 def scanned(x):
     """Sums of a row so far, made of every other pixel's in turn."""
     return lax.associative_scan(jnp.add, x, axis=2)
@@ -175,7 +237,9 @@ def test_what_is_moved_away_and_back_is_this_frames(network):
     [
         a_quarter, quarters, halves_split, halves_in_turn, on_a_canvas, canvas_and_back,
         zoomed_by_index, zoomed, where_it_is_brightest, where_each_is_brightest,
-        rolled_by_what_is_computed,
+        rolled_by_what_is_computed, written_on_a_canvas, updated_on_a_canvas,
+        on_a_canvas_where_it_is_computed, tiled, cut_by_a_convolution, enlarged_and_cut,
+        half_of_it_copied, beside_what_was_rolled, rolled_both_ways, rolled_at_last,
     ],
 )  # fmt: skip
 def test_parts_of_a_frame_are_this_frames(network, place):
@@ -184,7 +248,10 @@ def test_parts_of_a_frame_are_this_frames(network, place):
 
 
 @pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
-@pytest.mark.parametrize("network", [quarters, canvas_and_back, scanned])
+@pytest.mark.parametrize(
+    "network",
+    [quarters, halves_split, rolled_and_back, canvas_and_back, enlarged_and_made_smaller, scanned],
+)
 def test_parts_that_are_a_frame_again_are_cut_into_its_blocks(network):
     def apply(_, x):
         return jnp.tanh(conv(network(x), MATRIX[None, None]))

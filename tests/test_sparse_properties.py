@@ -112,7 +112,7 @@ def test_blocks_that_are_not_executed_are_copied_and_the_state_says_what_was(nam
             leaves = zip(jax.tree.leaves(out), jax.tree.leaves(previous), strict=True)
             for number, (new, old) in enumerate(leaves):
                 mask = executed_pixels(grid, new)
-                if mask is not None and zoo.MIRRORED.get(name) != number:
+                if mask is not None and zoo.MOVED.get(name) != number:
                     assert_equal(np.where(mask, 0, new), np.where(mask, 0, old), where="copies")
         previous = out
 

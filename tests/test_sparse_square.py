@@ -9,18 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from test_sparse_places import whole
 from zoo import assert_close, conv
 
 import bc_jax
 
 SIDE, BLOCK, C = 16, 4, 4
 MATRIX = np.random.default_rng(0).normal(size=(C, C)).astype(np.float32)
-
-
-def whole(x):
-    """The values themselves, by an operation that runs on whole frames."""
-    once = (1,) * x.ndim
-    return lax.reduce_window(x, 0.0, lambda a, b: a + 1.0 * b, once, once, "VALID")
 
 
 def dense(x):

@@ -669,7 +669,8 @@ def picked_places(p, x):
 
 
 def whole_outputs(p, x):
-    # What the whole frame gave is an output like any other: copied where nothing is executed.
+    # What the whole frame gave is an output like any other: copied where nothing is executed, but
+    # where it is moved.
     y = conv(x, p["a"], 2)
     valid = conv(y, p["b"], padding="VALID")
     return jnp.roll(y, 5, axis=1), y - y.mean(axis=1, keepdims=True), valid
@@ -809,8 +810,9 @@ FALLS_BACK = {f.__name__: () for f in NONE} | {
     "whole_shuffles": ("cumsum", "slice"),
     "flipped": ("rev",),
 }
-# Which output of a network is mirrored, so that no block of it is that of a frame's.
-MIRRORED = {"flipped": 1}
+# Which output of a network is moved, so that no block of it is that of a frame's: all of it is this
+# frame's, wherever the grid is.
+MOVED = {"flipped": 1, "whole_shuffles": 0, "whole_outputs": 0}
 
 
 def build_equinox() -> tuple[Callable, object]:

@@ -17,10 +17,11 @@ from bc_jax.sparse import halo as halos
 from bc_jax.sparse.blocks import Blocks, split
 from bc_jax.sparse.borders import Border, surround
 from bc_jax.sparse.halo import Halo
-from bc_jax.sparse.places import axes_after, extent_after, fills_frame, moves_away, turns
+from bc_jax.sparse.places import places_after
 from bc_jax.sparse.plan import Plan, Ready, Record
 from bc_jax.sparse.program import Constant, Op, Program
 from bc_jax.sparse.rules import MOVES, RESIZES, RULES, finish_move, finish_resize, run_joined
+from bc_jax.sparse.sides import at_own_places
 from bc_jax.sparse.values import (
     NO_PAD,
     Blocked,
@@ -254,9 +255,10 @@ class Context:
         """A frame-like whole value as tiles, with N, H and W at `axes`; None if it is not one."""
         if isinstance(value, Blocked):
             return value
-        if not varies(value) or value.moved or value.axes not in (None, axes):
+        if not varies(value) or value.axes not in (None, axes):
             return None
-        if not (fills_frame(value.extent, self.grid) and self._is_image(value.shape, axes)):
+        at_own = all(map(at_own_places, value.sides, self.grid))
+        if not (at_own and self._is_image(value.shape, axes)):
             return None
         rest = [a for a in range(len(value.shape)) if a not in axes]
         dense = jnp.transpose(value.full, (*axes, *rest))
@@ -357,20 +359,9 @@ def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
         return results, "constant", ""
     if op.name in RULES and not blocked:
         reason = ""  # its operands are whole already
-    places = _places(context, op, operands)
-    return [Whole(r, r.shape, **places) for r in results], "whole", reason
-
-
-def _places(context: Context, op: Op, operands: list) -> dict:
-    """What is known of where an operation's results have their pixels."""
-    which = context.program, op, operands
-    turned = any(isinstance(x, Whole) and x.turned for x in operands) or turns(*which, context.grid)
-    return {
-        "turned": turned,
-        "moved": turned or moves_away(*which, context.grid),
-        "axes": axes_after(*which),
-        "extent": extent_after(*which, context.grid),
-    }
+    places = places_after(context.program, op, operands, context.grid)
+    wholes = [Whole(r, r.shape, **place) for r, place in zip(results, places, strict=True)]
+    return wholes, "whole", reason
 
 
 def _by_rule(context: Context, op: Op, operands: list) -> list | None:
@@ -390,8 +381,8 @@ def _spread(context: Context, op: Op, operands: list) -> Whole:
     array = jnp.asarray(operand.full if isinstance(operand, Whole) else operand)
     for axis, at in enumerate(op.params["broadcast_dimensions"]):
         small[at] = array.shape[axis]
-    places = _places(context, op, operands)
-    return Whole(array.reshape(small), shape, varies(operand), **places)
+    (place,) = places_after(context.program, op, operands, context.grid)
+    return Whole(array.reshape(small), shape, varies(operand), **place)
 
 
 def nbytes(tree) -> int:

@@ -1,117 +1,29 @@
-"""Where the results of operations on whole frames have streams, rows and columns.
+"""What the results of operations on whole frames show of the frame, see `sides`.
 
-In a frame as high as it is wide rows and columns cannot be told by their sizes: what was turned on
-its side would be cut into other blocks than the frame's. So would what was moved to other places,
-and a part of the frame, whose sides may be in proportion to those of all of it.
+What was moved to other places is not cut into the frame's blocks, and neither is a part of the
+frame, whose sides may be in proportion to those of all of it. What operations read along an axis is
+said at the end, for those that move pixels; all others leave them at their places, if they leave
+the axis as long as it was.
 """
 
-import itertools
-import math
+import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
+from bc_jax.sparse import sides
+from bc_jax.sparse.axes import OPAQUE, axes_after, axis_after, gathered, known_matrix
 from bc_jax.sparse.borders import picked
 from bc_jax.sparse.program import Op, Program
-from bc_jax.sparse.rules.attention import result_axis
-from bc_jax.sparse.rules.linear import centres, leaves_blocks, picks, strays
-from bc_jax.sparse.rules.shape import place_after
-from bc_jax.sparse.values import ALL, NO_PAD, Blocked, Whole
+from bc_jax.sparse.sides import ANY, UNKNOWN, Reads, Side, every
+from bc_jax.sparse.values import NO_PAD, Blocked, Whole, varies
 
-Extent = tuple[tuple[float, float], tuple[float, float]]
-
-# These may put axes anywhere.
-_UNKNOWN = ("gather", "scan", "while", "cond", "pure_callback", "io_callback")
+# What an operation's result reads along an axis; None where the operation does nothing along it.
+Found = Reads | None
 
 
-def axes_after(program: Program, op: Op, operands: list) -> tuple[int, int, int] | None:
-    """The axes of N, H and W in an operation's result, by the first operand that tells.
-
-    As in `Blocked`, axes that were made one stand at the same place.
-    """
-    for number, x in enumerate(operands):
-        axes = x.axes if isinstance(x, Blocked | Whole) else None
-        if axes and op.name == "reshape":
-            return _reshaped(program, op, axes)
-        moved = [_axis_after(op, number, a) for a in axes or (None,)]
-        if None not in moved:
-            return tuple(moved)
-    return None
-
-
-def _axis_after(op: Op, number: int, axis: int | None) -> int | None:
-    """Where the result has an axis of an operand; None where it has not, or for unknown."""
-    p, shape = op.params, op.in_shapes[number]
-    if axis is None:
-        return None
-    if op.name == "transpose":
-        return tuple(p["permutation"]).index(axis)
-    if op.name == "broadcast_in_dim":
-        return p["broadcast_dimensions"][axis]
-    if op.name == "dot_general":
-        (contract, batch) = (pair[number] for pair in p["dimension_numbers"])
-        if axis in batch:
-            return tuple(batch).index(axis)
-        return None if axis in contract else result_axis(op, number, axis)
-    if op.name == "conv_general_dilated":
-        numbers = p["dimension_numbers"]
-        return None if number else numbers.out_spec[numbers.lhs_spec.index(axis)]
-    removed = p.get("dimensions") if op.name == "squeeze" else None
-    removed = p["axes"] if op.name.startswith(("reduce_", "arg")) and "axes" in p else removed
-    if removed is not None:
-        return None if axis in removed else axis - sum(r < axis for r in removed)
-    alike = all(len(aval.shape) == len(shape) for aval in op.out_avals)
-    return axis if alike and op.name not in _UNKNOWN else None
-
-
-def _reshaped(program: Program, op: Op, axes) -> tuple[int, int, int] | None:
-    """The axes after a reshape: each of them, or the first of its parts; or some as one."""
-    after, shape = tuple(op.params["new_sizes"]), op.in_shapes[0]
-
-    def place(first: int, last: int) -> int | None:
-        """Of the axes from the first to the last as one."""
-        size, ahead = math.prod(shape[first : last + 1]), math.prod(shape[:first])
-        return place_after(after, size, ahead)
-
-    n, rows, columns = axes
-    if len({*axes}) == 3:
-        found = tuple(_leading_part(after, shape, axis) for axis in axes)
-        if len({*found}) == 3 and None not in found:
-            return found
-    elif (apart := _apart(program, after, shape, axes)) is not None:
-        return apart
-    together = place(rows, columns) if columns in (rows, rows + 1) else None
-    if n != rows and together is not None and place(n, n) not in (None, together):
-        return place(n, n), together, together
-    at = place(n, columns) if columns - n == len({*axes}) - 1 and n <= rows <= columns else None
-    return None if at is None else (at, at, at)
-
-
-def _leading_part(after, shape, axis: int) -> int | None:
-    """Where a shape has an axis of another, or what is left of it as the first of its parts."""
-    ahead = math.prod(shape[:axis])
-    at = place_after(after, shape[axis], ahead)
-    if at is None and shape[axis] > 1:
-        parts = (i for i, size in enumerate(after) if size > 1)
-        at = next((i for i in parts if math.prod(after[:i]) == ahead), None)
-    return at
-
-
-def _apart(program: Program, after, shape, axes) -> tuple[int, int, int] | None:
-    """The axes where rows and columns, which are one, are made two in the frames' proportion."""
-    streams, height, width, *_ = program.avals[program.inputs[-1]].shape
-    n, at, _ = axes
-    ahead = math.prod(shape[:at]) * (streams if n == at else 1)
-    size = shape[at] // (streams if n == at else 1)
-    for i, (rows, columns) in enumerate(itertools.pairwise(after)):
-        fits = rows * columns == size and rows * width == columns * height
-        if fits and math.prod(after[:i]) == ahead:
-            n = place_after(after, streams, math.prod(shape[:n]))
-            return None if n in (None, i, i + 1) else (n, i, i + 1)
-    return None
-
-
-def moves_away(program: Program, op: Op, operands: list, grid: tuple[int, int]) -> bool:
-    """Whether an operation on whole frames puts pixels where other blocks have theirs.
+def places_after(program: Program, op: Op, operands: list, grid: tuple[int, int]) -> list[dict]:
+    """What `Whole` says of places, `axes` and `sides`, for each of an operation's results.
 
     Args:
         program: that the operation is of.
@@ -119,151 +31,204 @@ def moves_away(program: Program, op: Op, operands: list, grid: tuple[int, int]) 
         operands: its operands.
         grid: rows and columns of blocks.
     """
-    if op.name in ("rev", "fft") or any(isinstance(x, Whole) and x.moved for x in operands):
-        return True
-    axes = next((x.axes for x in operands if isinstance(x, Blocked | Whole) and x.axes), None)
-    blocks = dict(zip(axes[1:], grid, strict=True)) if axes else {}
-
-    def along(axis: int, index: np.ndarray, size: int) -> bool:
-        if axes and axis not in blocks:
-            return False
-        return leaves_blocks(index, size, blocks.get(axis, max(grid)))
-
-    if op.name == "concatenate":
-        axis = op.params["dimension"]
-        source, index = picked(program, op.outputs[0], axis)
-        size = program.avals[source].shape[axis]
-        return source != op.outputs[0] and len(index) == size and along(axis, index, size)
-    if op.name == "gather":
-        return any(along(axis, index, op.in_shapes[0][axis]) for axis, index in _known(program, op))
-    if op.name == "sort":
-        return op.params["dimension"] in blocks
-    return op.name == "reshape" and axes is not None and axes_after(program, op, operands) is None
-
-
-def turns(program: Program, op: Op, operands: list, grid: tuple[int, int]) -> bool:
-    """Whether it flips frames, or takes a part of them that `extent_after` does not tell.
-
-    As where it begins is computed, or it is as large as they are.
-    """
-    number, axes = next(
-        ((i, x.axes) for i, x in enumerate(operands) if isinstance(x, Blocked | Whole) and x.axes),
-        (0, (None,) * 3),
-    )
-    p, shape = op.params, op.in_shapes[number] if op.in_shapes else ()
-    blocks = {axis: count for axis, count in zip(axes[1:], grid, strict=True) if axis is not None}
-
-    def some(axis: int, size: int) -> bool:
-        room = shape[axis] - size
-        return axis in blocks and 2 * blocks[axis] * room >= shape[axis]
-
-    if op.name == "split":
-        return some(p["axis"], min(p["sizes"]))
-    if op.name == "dynamic_slice":
-        computed = [a for a in blocks if program.static(op.inputs[1 + a]) is None]
-        return any(some(a, p["slice_sizes"][a]) for a in computed)
-    if op.name == "gather" and not number:
-        places, sizes = p["dimension_numbers"].start_index_map, p["slice_sizes"]
-        far = (
-            strays(index, shape[a], blocks[a]) for a, index in _known(program, op) if a in blocks
-        )
-        return any(sizes[a] > 1 and some(a, sizes[a]) for a in places) or any(far)
-    if op.name == "dot_general" and len(p["dimension_numbers"][0][0]) == 1:
-        (axis,), (along,) = p["dimension_numbers"][0][:: 1 - 2 * number]
-        matrix = program.static(op.inputs[1 - number]) if axis in blocks else None
-        known = matrix is not None and matrix.ndim == 2
-        return known and strays(centres(np.moveaxis(matrix, along, 1)), shape[axis], blocks[axis])
-    return op.name == "rev"
-
-
-def _known(program: Program, op: Op) -> list[tuple[int, np.ndarray]]:
-    """The axes along which a gather picks at known places, each with its index."""
-    axes = op.params["dimension_numbers"].start_index_map
-    found = picks(program.static(op.inputs[1]), len(axes)) or []
-    return [(axis, index) for axis, (_, index) in zip(axes, found, strict=False)]
-
-
-def extent_after(program: Program, op: Op, operands: list, grid: tuple[int, int]) -> Extent:
-    """The part of the frame that an operation's results have, as in `Whole`.
-
-    Of several operands it is that of the one that has the most or the least, the last of such.
-    """
-    found = [
-        (number, x, _extent(x, grid))
-        for number, x in enumerate(operands)
-        if isinstance(x, Blocked | Whole) and x.axes and len({*x.axes}) == 3
+    axes = axes_after(program, op, operands)
+    read = [_Read(program, op, i, x, grid) for i, x in enumerate(operands)]
+    read = [x for x in read if isinstance(x.value, Blocked | Whole) and varies(x.value)]
+    return [
+        {"axes": axes, "sides": tuple(_side_after(read, axes, along, i) for along in (0, 1))}
+        for i in range(len(op.out_avals))
     ]
-    if not found:
-        return next((x.extent for x in operands if isinstance(x, Whole) and x.extent != ALL), ALL)
-    if op.name == "concatenate":
-        return _joined(program, op, found)
-    number, x, extent = max(reversed(found), key=lambda each: _beyond(each[2]))
-    rows, columns = (
-        _part(side, None if number else _kept(program, op, axis), op.in_shapes[number][axis])
-        for side, axis in zip(extent, x.axes[1:], strict=True)
-    )
-    return rows, columns
 
 
-def fills_frame(extent: Extent, grid: tuple[int, int]) -> bool:
-    """Whether pixels of a part of the frame lie where the frame's do, by less than half a block."""
-    return all(2 * blocks * _beyond((side,)) < 1 for side, blocks in zip(extent, grid, strict=True))
-
-
-def _beyond(extent) -> float:
-    """How far a part of the frame ends from where all of it does, as a part of the frame."""
-    return max(max(abs(first), abs(1 - last)) for first, last in extent)
-
-
-def _extent(x: Blocked | Whole, grid: tuple[int, int]) -> Extent:
-    if isinstance(x, Whole) or x.pad == NO_PAD:
-        return getattr(x, "extent", ALL)
-    sizes = (blocks * tile for blocks, tile in zip(grid, x.tiles.shape[1:3], strict=True))
-    rows, columns = (
-        (-low / size, 1 + high / size) for (low, high), size in zip(x.pad, sizes, strict=True)
-    )
-    return rows, columns
-
-
-def _joined(program: Program, op: Op, found: list) -> Extent:
-    """What parts that stand side by side have, by the last of the largest; all, if of one."""
-    along, shapes = op.params["dimension"], op.in_shapes
-    number, x, extent = max(reversed(found), key=lambda each: shapes[each[0]][along])
-    source, _ = picked(program, op.outputs[0], along)
-    result = []
-    for side, axis in enumerate(x.axes[1:]):
-        first, last = extent[side]
-        if axis == along and source != op.outputs[0]:
-            sides = [other[side] for _, _, other in found]
-            first, last = min(s[0] for s in sides), max(s[1] for s in sides)
-        elif axis == along:
-            pixel = (last - first) / max(shapes[number][axis], 1)
-            first -= pixel * sum(shape[axis] for shape in shapes[:number])
-            last += pixel * sum(shape[axis] for shape in shapes[number + 1 :])
-        result.append((first, last))
-    return tuple(result)
-
-
-def _part(side: tuple[float, float], kept, size: int) -> tuple[float, float]:
-    """What is left of a side, of so many pixels, where some are kept; None keeps all."""
-    first, last = kept or (0, size)
-    pixel = (side[1] - side[0]) / max(size, 1)
-    return side[0] + first * pixel, side[0] + last * pixel
-
-
-def _kept(program: Program, op: Op, axis: int) -> tuple[float, float] | None:
-    """Of its operand's pixels along an axis, a cut's or a padding's first and its last's end."""
-    p, size, results = op.params, op.in_shapes[0][axis], op.out_avals[0].shape
-    if op.name == "slice":
-        step = p["strides"][axis] if p["strides"] else 1
-        first = p["start_indices"][axis] // step * step
-        return first, first + results[axis] * step
-    if op.name == "pad":
-        low, _, gaps = p["padding_config"][axis]
-        first = -(low // (gaps + 1))
-        return first, first + results[axis] / (gaps + 1)
-    start = program.static(op.inputs[1 + axis]) if op.name == "dynamic_slice" else None
-    if start is None:
+def _side_after(read: list["_Read"], axes, along: int, output: int) -> Side:
+    if not read:
         return None
-    first = int(np.clip(start, 0, size - results[axis]))
-    return first, first + results[axis]
+    op = read[0].op
+    axis = axes[1 + along] if axes and axes[1] != axes[2] else None
+    size = None if axis is None else op.out_avals[output].shape[axis]
+    if op.name == "concatenate" and axis == op.params["dimension"]:
+        return _joined(read, along)
+    found = [x.shown(along, output, size) for x in read]
+    return sides.together(found, size or max(1 if side is None else len(side) for side in found))
+
+
+def _joined(read: list["_Read"], along: int) -> Side:
+    """The side of what stands one behind the other along the axis."""
+    op = read[0].op
+    parts = [sides.nothing(shape[op.params["dimension"]]) for shape in op.in_shapes]
+    for x in read:
+        told = x.value.axes and x.value.axes[1 + along] == op.params["dimension"]
+        parts[x.number] = sides.resized(x.side(along) if told else UNKNOWN, len(parts[x.number]))
+    return sides.joined(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """One of an operation's operands, and what the results show of it."""
+
+    program: Program
+    op: Op
+    number: int
+    value: Blocked | Whole
+    grid: tuple[int, int]
+
+    def side(self, along: int) -> Side:
+        """What the operand shows of the frame, along rows (0) or columns (1)."""
+        x = self.value
+        if isinstance(x, Whole):
+            return x.sides[along]
+        if x.pad == NO_PAD:
+            return None
+        (low, high), size = x.pad[along], self.grid[along] * x.tiles.shape[1 + along]
+        return sides.after(None, every(1, -low, low + size + high), size)
+
+    def shown(self, along: int, output: int, size: int | None) -> Side:
+        """What a result shows of it, along an axis of so many pixels; None where not known."""
+        op, side, axes = self.op, self.side(along), self.value.axes
+        if op.name == "reshape" and axes:
+            return UNKNOWN if axes_after(self.program, op, [self.value]) is None else side
+        axis = axes[1 + along] if axes else None
+        if axis is None or axes[1] == axes[2]:
+            return UNKNOWN if self._reorders(axis) else side
+        before = op.in_shapes[self.number][axis]
+        reads = _READS[op.name](self, axis, output) if op.name in _READS else None
+        if reads is not None:
+            return sides.after(side, reads, before)
+        if axis_after(self.program, op, self.number, axis) is None and op.name not in OPAQUE:
+            return None  # of all of it, as sums are
+        return side if size in (None, before) or before == 1 else UNKNOWN
+
+    def _reorders(self, axis: int | None) -> bool:
+        """Whether it exchanges pixels along an axis of rows and columns as one; None is any."""
+        op, found = self.op, []
+        if op.name in ("rev", "fft"):
+            return True
+        if op.name == "sort":
+            return axis == op.params["dimension"]
+        if op.name == "concatenate" and axis in (None, op.params["dimension"]):
+            source, index = picked(self.program, op.outputs[0], op.params["dimension"])
+            found = [index] if source != op.outputs[0] else []
+        elif op.name == "gather" and not self.number:
+            known = gathered(self.program, op).items()
+            found = [index for a, (_, index) in known if axis in (None, a)]
+        return not all(map(sides.in_order, found))
+
+    def part(self, axis: int, start, size: int) -> Reads:
+        """What a part of the axis reads that begins at an operand, or a place that is computed."""
+        known = None if start is None else self.program.static(start)
+        before = self.op.in_shapes[self.number][axis]
+        room, blocks = before - size, self.grid[self.value.axes[1:].index(axis)]
+        if known is None:
+            return ANY if 2 * blocks * room >= before else every(1, room / 2, size)
+        return every(1, np.clip(known, 0, room), size)
+
+
+def _slice(x: _Read, axis: int, output: int) -> Found:
+    p, made = x.op.params, x.op.out_avals[0].shape[axis]
+    step = p["strides"][axis] if p["strides"] else 1
+    return Reads(p["start_indices"][axis] + step * np.arange(made))
+
+
+def _pad(x: _Read, axis: int, output: int) -> Found:
+    low, _, gaps = x.op.params["padding_config"][axis]
+    places = (np.arange(x.op.out_avals[0].shape[axis]) - low) / (gaps + 1)
+    return Reads(np.where(places == np.round(places), places, np.nan))
+
+
+def _convolution(x: _Read, axis: int, output: int) -> Found:
+    p = x.op.params
+    numbers = p["dimension_numbers"]
+    if x.number or axis not in numbers.lhs_spec[2:]:
+        return None
+    at = numbers.lhs_spec[2:].index(axis)
+    kernel = x.op.in_shapes[1][numbers.rhs_spec[2 + at]]
+    size = x.op.out_avals[0].shape[numbers.out_spec[2 + at]]
+    window = (kernel - 1) * p["rhs_dilation"][at]
+    gaps, low = p["lhs_dilation"][at], p["padding"][at][0]
+    return every(p["window_strides"][at] / gaps, (window / 2 - low) / gaps, size)
+
+
+def _window(x: _Read, axis: int, output: int) -> Found:
+    p = x.op.params
+    window = (p["window_dimensions"][axis] - 1) * p["window_dilation"][axis]
+    gaps, low = p["base_dilation"][axis], p["padding"][axis][0]
+    size = x.op.out_avals[0].shape[axis]
+    return every(p["window_strides"][axis] / gaps, (window / 2 - low) / gaps, size)
+
+
+def _reverse(x: _Read, axis: int, output: int) -> Found:
+    turned = axis in x.op.params["dimensions"]
+    return Reads(np.arange(x.op.in_shapes[0][axis])[::-1]) if turned else None
+
+
+def _sort(x: _Read, axis: int, output: int) -> Found:
+    return ANY if axis == x.op.params["dimension"] else None
+
+
+def _frequencies(x: _Read, axis: int, output: int) -> Found:
+    last = len(x.op.in_shapes[0]) - len(x.op.params["fft_lengths"])
+    return ANY if axis >= last else None
+
+
+def _split(x: _Read, axis: int, output: int) -> Found:
+    sizes = x.op.params["sizes"]
+    if axis != x.op.params["axis"]:
+        return None
+    return every(1, sum(sizes[:output]), sizes[output])
+
+
+def _tile(x: _Read, axis: int, output: int) -> Found:
+    size = x.op.in_shapes[0][axis]
+    return Reads(np.arange(x.op.out_avals[0].shape[axis]) % size)
+
+
+def _dynamic_slice(x: _Read, axis: int, output: int) -> Found:
+    if x.number:
+        return None
+    return x.part(axis, x.op.inputs[1 + axis], x.op.params["slice_sizes"][axis])
+
+
+def _dynamic_update(x: _Read, axis: int, output: int) -> Found:
+    size, part = (shape[axis] for shape in x.op.in_shapes[:2])
+    if x.number != 1 or size == part:
+        return None
+    start = x.program.static(x.op.inputs[2 + axis])
+    if start is None:
+        return ANY
+    return every(1, -np.clip(start, 0, size - part), size)
+
+
+def _gather(x: _Read, axis: int, output: int) -> Found:
+    if x.number:
+        return None
+    numbers, size = x.op.params["dimension_numbers"], x.op.params["slice_sizes"][axis]
+    found = gathered(x.program, x.op)
+    if axis in numbers.collapsed_slice_dims:
+        return Reads(found[axis][1]) if axis in found else None
+    if axis not in numbers.start_index_map:
+        return None if size == x.op.in_shapes[0][axis] else ANY
+    return x.part(axis, None, size)
+
+
+def _product(x: _Read, axis: int, output: int) -> Found:
+    known = known_matrix(x.program, x.op, x.number, axis)
+    if known is None:
+        return None
+    return sides.by_matrix(np.moveaxis(*known, 1))
+
+
+_WINDOWS = ("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min")
+_READS: dict[str, Callable[[_Read, int, int], Found]] = {
+    "slice": _slice,
+    "pad": _pad,
+    "conv_general_dilated": _convolution,
+    "rev": _reverse,
+    "sort": _sort,
+    "fft": _frequencies,
+    "split": _split,
+    "tile": _tile,
+    "dynamic_slice": _dynamic_slice,
+    "dynamic_update_slice": _dynamic_update,
+    "gather": _gather,
+    "dot_general": _product,
+} | dict.fromkeys(_WINDOWS, _window)

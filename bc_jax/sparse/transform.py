@@ -344,8 +344,7 @@ def _finish(context: Context, result, kept: jax.Array) -> jax.Array:
     What is no image of the frame's sides, or is padded around it, is known for all of it.
     """
     if isinstance(result, Whole):
-        at_their_places = dataclasses.replace(result, moved=result.turned)
-        result = context.image(at_their_places) or result
+        result = context.image(result) or result
     if not isinstance(result, Blocked) or result.pad != NO_PAD:
         return jnp.broadcast_to(context.dense(result), kept.shape).astype(kept.dtype)
     order = result.apart().order

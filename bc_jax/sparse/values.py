@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax.sparse.borders import Border
+from bc_jax.sparse.sides import Side
 
 NO_PAD = ((0, 0), (0, 0))
-ALL = ((0.0, 1.0), (0.0, 1.0))
 
 
 class Declined(Exception):
@@ -168,22 +168,16 @@ class Whole:
             what is repeated over space stays small until it meets a tile.
         shape: the shape that the program sees.
         varies: whether it depends on the frame.
-        turned: whether it was flipped, or is a part of the frame at a computed place, so that
-            pixels do not lie in the block that they are of.
-        moved: whether pixels may lie where other blocks have theirs, as when flipped or rolled;
-            then it is no more cut into blocks, for those it was moved from are the executed ones.
         axes: where N, H and W stand in the program's shape; None where that is not known.
-        extent: the part of the frame's height, and of its width, that it has: ((first, last),
-            (first, last)), of which `ALL` is all. A part of the frame is not cut into its blocks.
+        sides: what its rows and its columns show of the frame. It is cut into blocks where they
+            are at their own places.
     """
 
     array: jax.Array
     shape: tuple[int, ...]
     varies: bool = True
-    turned: bool = False
-    moved: bool = False
     axes: tuple[int, int, int] | None = None
-    extent: tuple[tuple[float, float], tuple[float, float]] = ALL
+    sides: tuple[Side, Side] = (None, None)
 
     @property
     def full(self) -> jax.Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import lowering
+from bc_jax.sparse import sides
 from bc_jax.sparse.borders import Border, split_index
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.rules.attention import against_all
@@ -141,7 +142,8 @@ def _resize(context, x: Blocked | Resized, axis: int, matrix: np.ndarray, dtype,
     along = x.axes[1:].index(axis)
     if isinstance(x, Resized) and x.maps[along] is not None:
         x = context.finish(x)  # one matrix after the other
-    if strays(centres(matrix), matrix.shape[1], context.grid[along]):
+    side = sides.after(None, sides.by_matrix(matrix), matrix.shape[1])
+    if not sides.at_own_places(side, context.grid[along], near=_NEAR / matrix.shape[1]):
         raise Declined("moves pixels to other blocks")
     source, maps = (x.source, list(x.maps)) if isinstance(x, Resized) else (x, [None, None])
     maps[along] = lowering.axis_map(matrix, context.grid[along], source.tiles.shape[1 + along])
@@ -274,17 +276,17 @@ def _border(context, op, x, axes, found) -> Blocked | None:
     offsets, (axis, *others) = op.params["dimension_numbers"].offset_dims, axes
     if found is None or others or axis not in x.axes[1:] or axis in offsets:
         return None
-    sides = split_index(found[0][1], op.in_shapes[0][axis])
-    x = context.finish(x) if sides else x
-    if sides is None or x.merged:
+    around = split_index(found[0][1], op.in_shapes[0][axis])
+    x = context.finish(x) if around else x
+    if around is None or x.merged:
         return None
     along, before = x.axes[1:].index(axis), x.pad_value if x.pad != NO_PAD else Border()
     if x.pad[along] != (0, 0) or not isinstance(before, Border):
         raise Declined("the image is padded twice")
-    border = before.along(along, *sides)
-    if max(border.reach(along), *map(len, sides)) > x.tiles.shape[1 + along]:
+    border = before.along(along, *around)
+    if max(border.reach(along), *map(len, around)) > x.tiles.shape[1 + along]:
         raise Declined("the image is padded with pixels of more than a block, or by more")
-    pad = tuple(tuple(map(len, sides)) if i == along else p for i, p in enumerate(x.pad))
+    pad = tuple(tuple(map(len, around)) if i == along else p for i, p in enumerate(x.pad))
     return x.same(pad=pad, pad_value=border)
 
 
@@ -313,10 +315,6 @@ def picks(indices: np.ndarray | None, axes: int) -> list[tuple[int, np.ndarray]]
 def _pick(context, op, x: Blocked | Resized, axis: int, index: np.ndarray, at):
     """Some places of an axis of the operation's operand; each axis `a` moves to `at[a]`."""
     if axis in x.axes:
-        if axis in x.axes[1:] and leaves_blocks(
-            index, op.in_shapes[0][axis], context.grid[x.axes[1:].index(axis)]
-        ):
-            raise Declined("moves pixels to other blocks")
         matrix = np.zeros((index.size, op.in_shapes[0][axis]))
         matrix[np.arange(index.size), index] = 1
         return _resize(context, x, axis, matrix, op.out_avals[0].dtype, at)
@@ -325,36 +323,3 @@ def _pick(context, op, x: Blocked | Resized, axis: int, index: np.ndarray, at):
     rest = sorted(range(len(x.rest)), key=lambda i: at[x.rest[i]])
     tiles = jnp.transpose(result.tiles, (0, 1, 2, *(3 + i for i in rest)))
     return x.new(tiles, tuple(at[a] for a in x.axes))
-
-
-def leaves_blocks(index: np.ndarray, size: int, blocks: int) -> bool:
-    """Whether an index picks in another order than an axis has, across its blocks.
-
-    Args:
-        index: of the places that are picked.
-        size: of the axis that they are picked from.
-        blocks: along the axis.
-    """
-    own = np.arange(len(index)) * blocks // max(len(index), 1)
-    return bool((np.diff(index) < 0).any() and (index * blocks // size != own).any())
-
-
-def strays(places: np.ndarray, size: int, blocks: int) -> bool:
-    """Whether results are far from what they read, as those of a zoom are.
-
-    Far is half a block or more, and some pixels.
-
-    Args:
-        places: that each result reads; NaN where it reads none.
-        size: of the axis that they are of.
-        blocks: along the axis.
-    """
-    own = (np.arange(len(places)) + 0.5) * size / max(len(places), 1) - 0.5
-    return bool((np.abs(places - own) >= max(size / (2 * blocks), _NEAR)).any())
-
-
-def centres(matrix: np.ndarray) -> np.ndarray:
-    """The places that results of a matrix [out, in] read on average; NaN for those without."""
-    weights = np.abs(matrix)
-    total = weights.sum(axis=1)
-    return weights @ np.arange(matrix.shape[1]) / np.where(total > 0, total, np.nan)

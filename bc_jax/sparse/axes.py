@@ -1,0 +1,141 @@
+"""Where the results of operations on whole frames have streams, rows and columns.
+
+In a frame as high as it is wide rows and columns cannot be told by their sizes: what was turned on
+its side would be cut into other blocks than the frame's.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+from bc_jax.sparse.program import Op, Program
+from bc_jax.sparse.rules.attention import result_axis
+from bc_jax.sparse.rules.linear import picks
+from bc_jax.sparse.rules.shape import place_after
+from bc_jax.sparse.values import Blocked, Whole
+
+# These may put axes anywhere.
+OPAQUE = ("scan", "while", "cond", "pure_callback", "io_callback")
+
+
+def axes_after(program: Program, op: Op, operands: list) -> tuple[int, int, int] | None:
+    """The axes of N, H and W in an operation's result, by the first operand that tells.
+
+    As in `Blocked`, axes that were made one stand at the same place.
+    """
+    for number, x in enumerate(operands):
+        axes = x.axes if isinstance(x, Blocked | Whole) else None
+        if axes and op.name == "reshape":
+            return _reshaped(program, op, axes)
+        after = [axis_after(program, op, number, a) for a in axes or (None,)]
+        if None not in after:
+            return tuple(after)
+    return None
+
+
+def axis_after(program: Program, op: Op, number: int, axis: int | None) -> int | None:
+    """Where the result has an axis of an operand; None where it has not, or for unknown."""
+    p, shape = op.params, op.in_shapes[number]
+    if axis is None or op.name in OPAQUE:
+        return None
+    if op.name == "transpose":
+        return tuple(p["permutation"]).index(axis)
+    if op.name == "broadcast_in_dim":
+        return p["broadcast_dimensions"][axis]
+    if op.name == "dot_general":
+        contract, batch = (pair[number] for pair in p["dimension_numbers"])
+        if axis in batch:
+            return tuple(batch).index(axis)
+        if axis in contract:
+            along = known_matrix(program, op, number, axis)
+            return None if along is None else result_axis(op, 1 - number, 1 - along[1])
+        return result_axis(op, number, axis)
+    if op.name == "conv_general_dilated":
+        numbers = p["dimension_numbers"]
+        return None if number else numbers.out_spec[numbers.lhs_spec.index(axis)]
+    if op.name == "gather":
+        return None if number else _after_gather(program, op, axis)
+    removed = p.get("dimensions") if op.name == "squeeze" else None
+    removed = p["axes"] if op.name.startswith(("reduce_", "arg")) and "axes" in p else removed
+    if removed is not None:
+        return None if axis in removed else axis - sum(r < axis for r in removed)
+    return axis if all(len(aval.shape) == len(shape) for aval in op.out_avals) else None
+
+
+def known_matrix(program: Program, op: Op, number: int, axis: int) -> tuple[np.ndarray, int] | None:
+    """The matrix that a product multiplies an operand's axis by, and which of its axes that is.
+
+    None for a product of another kind, or a matrix that is computed.
+    """
+    (contract, other), _ = (pair[:: 1 - 2 * number] for pair in op.params["dimension_numbers"])
+    if tuple(contract) != (axis,):
+        return None
+    matrix = program.static(op.inputs[1 - number])
+    return None if matrix is None or matrix.ndim != 2 else (matrix, other[0])
+
+
+def gathered(program: Program, op: Op) -> dict[int, tuple[int, np.ndarray]]:
+    """The axes along which a gather picks at known places: where the result has each; its index."""
+    numbers = op.params["dimension_numbers"]
+    axes, offsets = numbers.start_index_map, numbers.offset_dims
+    found = picks(program.static(op.inputs[1]), len(axes)) or []
+    behind = [a for a in range(len(op.out_avals[0].shape)) if a not in offsets]
+    return {axis: (behind[at], index) for axis, (at, index) in zip(axes, found, strict=False)}
+
+
+def _after_gather(program: Program, op: Op, axis: int) -> int | None:
+    numbers = op.params["dimension_numbers"]
+    if numbers.operand_batching_dims:
+        return None
+    if axis in numbers.collapsed_slice_dims:
+        return gathered(program, op).get(axis, (None,))[0]
+    kept = [a for a in range(len(op.in_shapes[0])) if a not in numbers.collapsed_slice_dims]
+    return numbers.offset_dims[kept.index(axis)]
+
+
+def _reshaped(program: Program, op: Op, axes) -> tuple[int, int, int] | None:
+    """The axes after a reshape: each of them, or the first of its parts; or some as one."""
+    after, shape = tuple(op.params["new_sizes"]), op.in_shapes[0]
+
+    def place(first: int, last: int) -> int | None:
+        """Of the axes from the first to the last as one."""
+        size, ahead = math.prod(shape[first : last + 1]), math.prod(shape[:first])
+        return place_after(after, size, ahead)
+
+    n, rows, columns = axes
+    if len({*axes}) == 3:
+        found = tuple(_leading_part(after, shape, axis) for axis in axes)
+        if len({*found}) == 3 and None not in found:
+            return found
+    elif (apart := _apart(program, after, shape, axes)) is not None:
+        return apart
+    together = place(rows, columns) if columns in (rows, rows + 1) else None
+    if n != rows and together is not None and place(n, n) not in (None, together):
+        return place(n, n), together, together
+    at = place(n, columns) if columns - n == len({*axes}) - 1 and n <= rows <= columns else None
+    return None if at is None else (at, at, at)
+
+
+def _leading_part(after, shape, axis: int) -> int | None:
+    """Where a shape has an axis of another, or what is left of it as the first of its parts."""
+    ahead = math.prod(shape[:axis])
+    at = place_after(after, shape[axis], ahead)
+    if at is None and shape[axis] > 1:
+        parts = (i for i, size in enumerate(after) if size > 1)
+        at = next((i for i in parts if math.prod(after[:i]) == ahead), None)
+    return at
+
+
+def _apart(program: Program, after, shape, axes) -> tuple[int, int, int] | None:
+    """The axes where rows and columns, which are one, are made two in the frames' proportion."""
+    streams, height, width, *_ = program.avals[program.inputs[-1]].shape
+    n, at, _ = axes
+    ahead = math.prod(shape[:at]) * (streams if n == at else 1)
+    size = shape[at] // (streams if n == at else 1)
+    for i, (rows, columns) in enumerate(itertools.pairwise(after)):
+        fits = rows * columns == size and rows * width == columns * height
+        if fits and math.prod(after[:i]) == ahead:
+            n = place_after(after, streams, math.prod(shape[:n]))
+            return None if n in (None, i, i + 1) else (n, i, i + 1)
+    return None

@@ -1,0 +1,174 @@
+"""What the pixels along an axis of rows, or of columns, show of the frame.
+
+A side is float [size, 2]: where the part of the frame's height or width that each pixel shows
+begins and ends, from 0 to 1; a pixel of what was made larger shows as much as before. NaN is said
+of one that shows nothing of the frame, as padding does; what is infinite is not known. None in an
+array's place says that all pixels show their own places, as a frame's do, at whatever resolution.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Side = np.ndarray | None
+
+UNKNOWN = np.full((1, 2), np.inf)
+_FAR = 1e6
+
+
+class Reads(NamedTuple):
+    """What each pixel that an operation makes along an axis reads of it.
+
+    Attributes:
+        places: float [made], the middle of the pixels read; NaN, or outside of the axis, for none;
+            infinite where it is not known.
+        width: how many pixels belong to one that is made.
+    """
+
+    places: np.ndarray
+    width: float = 1
+
+
+ANY = Reads(np.array([np.inf]))
+
+
+def every(step: float, first: float, made: int) -> Reads:
+    """What windows read: each pixel that is made, `step` behind the last.
+
+    What a stride leaves out of its steps belongs to them too: those that are made lie between those
+    that they read, by less than half a step, as a resized image's do.
+
+    Args:
+        step: between the places of what they read.
+        first: the place that the first one reads, or the middle of its places.
+        made: how many there are.
+    """
+    between = (np.arange(made) + 0.5) * step - 0.5
+    unit = max(step, 1)
+    return Reads(between + unit * np.round((first - step / 2 + 0.5) / unit), step)
+
+
+def by_matrix(matrix: np.ndarray) -> Reads:
+    """What the results of a matrix [made, read] read on average."""
+    weights = np.abs(matrix)
+    total = weights.sum(axis=1)
+    places = weights @ np.arange(matrix.shape[1]) / np.where(total > 0, total, np.nan)
+    return Reads(places, matrix.shape[1] / max(len(matrix), 1))
+
+
+def after(side: Side, reads: Reads, size: int) -> Side:
+    """The side of pixels that read others, of which there are `size`, and of which this is one."""
+    if not known(side) or np.isinf(reads.places).any():
+        return UNKNOWN
+    if not size:
+        return nothing(len(reads.places))
+    inside = (reads.places > -0.75) & (reads.places < size - 0.25)
+    middle = np.where(inside, reads.places, 0) + 0.5
+    first = np.floor(middle - max(0, reads.width - 1) / 2).astype(int).clip(0, size - 1)
+    last = np.ceil(middle + max(0, reads.width - 1) / 2).astype(int).clip(first + 1, size) - 1
+    cells = resized(side, size)
+    shown = np.sort(np.stack([cells[first, 0], cells[last, 1]], axis=1))
+    return _plain(np.where(inside[:, None], shown, np.nan))
+
+
+def together(sides: Sequence[Side], size: int) -> Side:
+    """The side of pixels that each show what those of several axes do, of a size all.
+
+    It is that of the axis that is furthest from the frame's: of unknown places, of another order,
+    of the smallest part of the frame or the largest; of several such, the last. Where it shows
+    nothing, the others tell.
+    """
+    furthest, *others = sorted(reversed(sides), key=lambda side: -_distance(side, size))
+    if furthest is None or not known(furthest):
+        return furthest
+    cells = resized(furthest, size)
+    for other in others:
+        cells = np.where(np.isnan(cells), resized(other, size), cells)
+    return _plain(cells)
+
+
+def joined(sides: Sequence[np.ndarray]) -> Side:
+    """The side of axes one behind the other, as arrays."""
+    return _plain(np.concatenate(sides))
+
+
+def resized(side: Side, size: int) -> np.ndarray:
+    """A side as an array, at a resolution of so many pixels."""
+    if side is None:
+        edges = np.arange(size + 1) / max(size, 1)
+        return np.stack([edges[:-1], edges[1:]], axis=1)
+    if not known(side):
+        return np.full((size, 2), np.inf)
+    if len(side) == size:
+        return side
+    step = len(side) / max(size, 1)
+    found = after(side, every(step, (step - 1) / 2, size), len(side))
+    return resized(found, size)
+
+
+def nothing(size: int) -> np.ndarray:
+    """The side of pixels that show nothing of the frame, as an array."""
+    return np.full((size, 2), np.nan)
+
+
+def at_own_places(side: Side, blocks: int, near: float = 0) -> bool:
+    """Whether an axis can be cut into the frame's blocks: all pixels show what is in their own.
+
+    Where they are in the frame's order, what is less than half a block away will do.
+
+    Args:
+        side: of the axis.
+        blocks: along it.
+        near: how far away they may always be, as a part of the frame, if in its order.
+    """
+    if side is None:
+        return True
+    if not known(side):
+        return False
+    shows = _shows(side)
+    side, own = side[shows], resized(None, len(side))[shows]
+    places, own_places = side.mean(axis=1), own.mean(axis=1)
+    if in_order(places):
+        # Of two pixels one of which shows a part of the other, none is away.
+        within = abs(np.diff(side) - np.diff(own))[:, 0] / 2
+        return bool((abs(places - own_places) - within < max(0.5 / blocks, near)).all())
+    return bool((np.floor(places * blocks) == np.floor(own_places * blocks)).all())
+
+
+def known(side: Side) -> bool:
+    """Whether all places are known that an axis shows."""
+    return side is None or not np.isinf(side).any()
+
+
+def in_order(places: np.ndarray) -> bool:
+    """Whether places [size], but for those that are NaN, are in the frame's order."""
+    return bool((np.diff(places[~np.isnan(places)]) >= 0).all())
+
+
+def _shows(side: np.ndarray) -> np.ndarray:
+    return ~np.isnan(side[:, 0])
+
+
+def _distance(side: Side, size: int) -> float:
+    """How far from the frame's an axis of so many pixels is."""
+    if side is None:
+        return 0.0
+    if not known(side):
+        return np.inf
+    if not in_order(side.mean(axis=1)):
+        return _FAR
+    cells = resized(side, size)
+    (shown,) = np.nonzero(_shows(cells))
+    if not len(shown):
+        return 0.0
+    first, last = shown[[0, -1]]
+    begin, end = cells[first, 0], cells[last, 1]
+    pixel = (end - begin) / (last + 1 - first)
+    begin, end = begin - first * pixel, end + (size - 1 - last) * pixel
+    return round(max(abs(begin), abs(1 - end)), 6)
+
+
+def _plain(side: np.ndarray) -> Side:
+    """None where a side is that of an axis whose pixels show their own places."""
+    return None if np.allclose(side, resized(None, len(side)), atol=1e-9) else side
