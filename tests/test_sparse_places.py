@@ -165,6 +165,22 @@ def rolled_both_ways(x):
     return layer(jnp.roll(whole(x), 8, 2) + jnp.roll(whole(x), -8, 2))
 
 
+def woven(x):
+    even, odd = layer(whole(x)[:, ::2]), layer(whole(x)[:, 1::2])
+    return jnp.zeros(x.shape).at[:, ::2].set(even).at[:, 1::2].set(odd)
+
+
+def enlarged_with_gaps(x):
+    x = layer(whole(x))[:, ::2, ::2]
+    return jnp.zeros((2, H, W, C)).at[:, ::2, ::2].set(x)
+
+
+def resized_and_shuffled(x):
+    x = layer(x)[:, ::2]
+    x = jax.image.resize(x, (*x.shape[:2], W // 2, C), "nearest")
+    return x[:, np.array([0, 4, 1, 2, 3, 7, 5, 6])]
+
+
 def rolled_at_last(x):
     return layer(jnp.roll(x, (4, 8), (1, 2)))
 
@@ -240,6 +256,7 @@ def test_what_is_moved_away_and_back_is_this_frames(network):
         rolled_by_what_is_computed, written_on_a_canvas, updated_on_a_canvas,
         on_a_canvas_where_it_is_computed, tiled, cut_by_a_convolution, enlarged_and_cut,
         half_of_it_copied, beside_what_was_rolled, rolled_both_ways, rolled_at_last,
+        resized_and_shuffled,
     ],
 )  # fmt: skip
 def test_parts_of_a_frame_are_this_frames(network, place):
@@ -250,8 +267,11 @@ def test_parts_of_a_frame_are_this_frames(network, place):
 @pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
 @pytest.mark.parametrize(
     "network",
-    [quarters, halves_split, rolled_and_back, canvas_and_back, enlarged_and_made_smaller, scanned],
-)
+    [
+        quarters, halves_split, rolled_and_back, canvas_and_back, enlarged_and_made_smaller,
+        scanned, woven, enlarged_with_gaps,
+    ],
+)  # fmt: skip
 def test_parts_that_are_a_frame_again_are_cut_into_its_blocks(network):
     def apply(_, x):
         return jnp.tanh(conv(network(x), MATRIX[None, None]))

@@ -17,6 +17,8 @@ from bc_jax.sparse.values import Blocked, Whole
 
 # These may put axes anywhere.
 OPAQUE = ("scan", "while", "cond", "pure_callback", "io_callback")
+_KINDS = ("", "-add", "-sub", "-mul", "-min", "-max")
+SCATTERS = tuple(f"scatter{kind}" for kind in _KINDS)
 
 
 def axes_after(program: Program, op: Op, operands: list) -> tuple[int, int, int] | None:
@@ -56,6 +58,8 @@ def axis_after(program: Program, op: Op, number: int, axis: int | None) -> int |
         return None if number else numbers.out_spec[numbers.lhs_spec.index(axis)]
     if op.name == "gather":
         return None if number else _after_gather(program, op, axis)
+    if op.name in SCATTERS and number:
+        return scattered(program, op).get(axis, (None,))[0] if number == 2 else None
     removed = p.get("dimensions") if op.name == "squeeze" else None
     removed = p["axes"] if op.name.startswith(("reduce_", "arg")) and "axes" in p else removed
     if removed is not None:
@@ -82,6 +86,29 @@ def gathered(program: Program, op: Op) -> dict[int, tuple[int, np.ndarray]]:
     found = picks(program.static(op.inputs[1]), len(axes)) or []
     behind = [a for a in range(len(op.out_avals[0].shape)) if a not in offsets]
     return {axis: (behind[at], index) for axis, (at, index) in zip(axes, found, strict=False)}
+
+
+def scattered(program: Program, op: Op) -> dict[int, tuple[int, np.ndarray | None]]:
+    """Where a scatter writes: of its updates' axes, that of the operand, and the index along it.
+
+    The index is None where it is computed.
+    """
+    numbers, (shape, _, new) = op.params["dimension_numbers"], op.in_shapes
+    if numbers.operand_batching_dims:
+        return {}
+    index, axes = program.static(op.inputs[1]), numbers.scatter_dims_to_operand_dims
+    window = [a for a in range(len(shape)) if a not in numbers.inserted_window_dims]
+    found: dict[int, tuple[int, np.ndarray | None]] = {}
+    for at, axis in zip(numbers.update_window_dims, window, strict=True):
+        start = 0 if axis not in axes else None
+        if start is None and index is not None and index.ndim == 1:
+            start = int(index[axes.index(axis)])
+        found[at] = axis, None if start is None else start + np.arange(new[at])
+    others = [a for a in range(len(new)) if a not in numbers.update_window_dims]
+    for axis, (at, line) in zip(axes, picks(index, len(axes)) or [], strict=False):
+        if axis in numbers.inserted_window_dims:
+            found[others[at]] = axis, line
+    return found
 
 
 def _after_gather(program: Program, op: Op, axis: int) -> int | None:

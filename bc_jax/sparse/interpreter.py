@@ -351,10 +351,10 @@ def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
         if context.in_parts or any(isinstance(r, Blocked | Resized | Joined) for r in results):
             where = "blocks"
         return results, where, context.reason
-    operands = [context.whole(x) if isinstance(x, Joined) else x for x in operands]
+    operands = [context.whole(x) if isinstance(x, Joined) else context.finish(x) for x in operands]
     if op.name == "broadcast_in_dim" and not any(isinstance(x, Blocked) for x in operands):
         return [_spread(context, op, operands)], "whole" if moves else "constant", ""
-    results = op.bind(*[context.dense(context.finish(x)) for x in operands])
+    results = op.bind(*map(context.dense, operands))
     if not moves:
         return results, "constant", ""
     if op.name in RULES and not blocked:

@@ -12,7 +12,15 @@ from collections.abc import Callable
 import numpy as np
 
 from bc_jax.sparse import sides
-from bc_jax.sparse.axes import OPAQUE, axes_after, axis_after, gathered, known_matrix
+from bc_jax.sparse.axes import (
+    OPAQUE,
+    SCATTERS,
+    axes_after,
+    axis_after,
+    gathered,
+    known_matrix,
+    scattered,
+)
 from bc_jax.sparse.borders import picked
 from bc_jax.sparse.program import Op, Program
 from bc_jax.sparse.sides import ANY, UNKNOWN, Reads, Side, every
@@ -132,7 +140,10 @@ def _slice(x: _Read, axis: int, output: int) -> Found:
 def _pad(x: _Read, axis: int, output: int) -> Found:
     low, _, gaps = x.op.params["padding_config"][axis]
     places = (np.arange(x.op.out_avals[0].shape[axis]) - low) / (gaps + 1)
-    return Reads(np.where(places == np.round(places), places, np.nan))
+    if not gaps:
+        return Reads(places)
+    inside = (places >= 0) & (places < x.op.in_shapes[0][axis]) & (places == np.round(places))
+    return sides.among(np.where(inside, places, np.nan), gaps, low)
 
 
 def _convolution(x: _Read, axis: int, output: int) -> Found:
@@ -198,6 +209,24 @@ def _dynamic_update(x: _Read, axis: int, output: int) -> Found:
     return every(1, -np.clip(start, 0, size - part), size)
 
 
+def _scatter(x: _Read, axis: int, output: int) -> Found:
+    size, part = x.op.out_avals[0].shape, x.op.in_shapes[x.number][axis]
+    if x.number != 2:
+        return None
+    to, index = scattered(x.program, x.op).get(axis, (None, None))
+    if to is None or index is None:
+        return ANY
+    if len(index) == size[to] and (index == np.arange(size[to])).all():
+        return None
+    places, steps = np.full(size[to], np.nan), {*np.diff(index).tolist()} or {1}
+    inside = (index >= 0) & (index < size[to])
+    places[index[inside]] = np.arange(part)[inside]
+    if steps == {1}:
+        return every(1, -index[0], size[to])
+    gaps = min(steps) - 1 if len(steps) == 1 and min(steps) > 0 else 0
+    return sides.among(places, gaps, int(index[0]))
+
+
 def _gather(x: _Read, axis: int, output: int) -> Found:
     if x.number:
         return None
@@ -231,4 +260,6 @@ _READS: dict[str, Callable[[_Read, int, int], Found]] = {
     "dynamic_update_slice": _dynamic_update,
     "gather": _gather,
     "dot_general": _product,
-} | dict.fromkeys(_WINDOWS, _window)
+    **dict.fromkeys(_WINDOWS, _window),
+    **dict.fromkeys(SCATTERS, _scatter),
+}

@@ -21,13 +21,16 @@ class Reads(NamedTuple):
     """What each pixel that an operation makes along an axis reads of it.
 
     Attributes:
-        places: float [made], the middle of the pixels read; NaN, or outside of the axis, for none;
-            infinite where it is not known.
+        places: float [made], the middle of the pixels read, which may lie beyond the axis, as
+            padding does; NaN for none, infinite where it is not known.
         width: how many pixels belong to one that is made.
+        part: of what pixels show that leave no gap between them, where others that are made show
+            the rest.
     """
 
     places: np.ndarray
     width: float = 1
+    part: tuple[float, float] = (0, 1)
 
 
 ANY = Reads(np.array([np.inf]))
@@ -49,6 +52,18 @@ def every(step: float, first: float, made: int) -> Reads:
     return Reads(between + unit * np.round((first - step / 2 + 0.5) / unit), step)
 
 
+def among(places: np.ndarray, gaps: int, low: int) -> Reads:
+    """What pixels with gaps between them read, as those are that are woven together.
+
+    Args:
+        places: float [made], NaN in the gaps.
+        gaps: pixels from one to the next, in which others may lie.
+        low: pixels ahead of the first.
+    """
+    phase = low % (gaps + 1)
+    return Reads(places, part=(phase / (gaps + 1), (phase + 1) / (gaps + 1)))
+
+
 def by_matrix(matrix: np.ndarray) -> Reads:
     """What the results of a matrix [made, read] read on average."""
     weights = np.abs(matrix)
@@ -63,27 +78,31 @@ def after(side: Side, reads: Reads, size: int) -> Side:
         return UNKNOWN
     if not size:
         return nothing(len(reads.places))
-    inside = (reads.places > -0.75) & (reads.places < size - 0.25)
-    middle = np.where(inside, reads.places, 0) + 0.5
-    first = np.floor(middle - max(0, reads.width - 1) / 2).astype(int).clip(0, size - 1)
-    last = np.ceil(middle + max(0, reads.width - 1) / 2).astype(int).clip(first + 1, size) - 1
+    shows = ~np.isnan(reads.places)
+    middle, around = np.where(shows, reads.places, 0) + 0.5, max(0, reads.width - 1) / 2
+    first = np.floor(middle - around).astype(int)
+    last = np.maximum(np.ceil(middle + around).astype(int) - 1, first)
     cells = resized(side, size)
-    shown = np.sort(np.stack([cells[first, 0], cells[last, 1]], axis=1))
-    return _plain(np.where(inside[:, None], shown, np.nan))
+    shown = np.stack([_cells(cells, first)[:, 0], _cells(cells, last)[:, 1]], axis=1)
+    if reads.part != (0, 1):
+        shown = _parts(shown, reads.part, apart=np.median(np.diff(cells[:, 0], append=1)))
+    return _plain(np.where(shows[:, None], np.sort(shown), np.nan))
 
 
 def together(sides: Sequence[Side], size: int) -> Side:
     """The side of pixels that each show what those of several axes do, of a size all.
 
     It is that of the axis that is furthest from the frame's: of unknown places, of another order,
-    of the smallest part of the frame or the largest; of several such, the last. Where it shows
-    nothing, the others tell.
+    of the smallest part of the frame or the largest; of those alike but for a pixel, the last.
+    Where it shows nothing, the others tell.
     """
-    furthest, *others = sorted(reversed(sides), key=lambda side: -_distance(side, size))
-    if furthest is None or not known(furthest):
-        return furthest
-    cells = resized(furthest, size)
-    for other in others:
+    distances = [_distance(side, size) for side in sides]
+    least = max(distances) - 1 / max(size, 1)
+    at = max(i for i, distance in enumerate(distances) if distance >= least)
+    if sides[at] is None or not known(sides[at]):
+        return sides[at]
+    cells = resized(sides[at], size)
+    for other in (*sides[:at], *sides[at + 1 :]):
         cells = np.where(np.isnan(cells), resized(other, size), cells)
     return _plain(cells)
 
@@ -146,6 +165,18 @@ def in_order(places: np.ndarray) -> bool:
     return bool((np.diff(places[~np.isnan(places)]) >= 0).all())
 
 
+def _cells(cells: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The cells at places of an axis; beyond it they go on as they are at its end."""
+    nearest = index.clip(0, len(cells) - 1)
+    return cells[nearest] + (index - nearest)[:, None] * np.diff(cells)[nearest]
+
+
+def _parts(cells: np.ndarray, part: tuple[float, float], apart: float) -> np.ndarray:
+    """A part of each cell, but of those that leave gaps, as they are so far apart."""
+    width = np.diff(cells)
+    return np.where(width > 0.75 * apart, cells[:, :1] + width * part, cells)
+
+
 def _shows(side: np.ndarray) -> np.ndarray:
     return ~np.isnan(side[:, 0])
 
@@ -155,7 +186,7 @@ def _distance(side: Side, size: int) -> float:
     if side is None:
         return 0.0
     if not known(side):
-        return np.inf
+        return 2 * _FAR
     if not in_order(side.mean(axis=1)):
         return _FAR
     cells = resized(side, size)
@@ -166,7 +197,7 @@ def _distance(side: Side, size: int) -> float:
     begin, end = cells[first, 0], cells[last, 1]
     pixel = (end - begin) / (last + 1 - first)
     begin, end = begin - first * pixel, end + (size - 1 - last) * pixel
-    return round(max(abs(begin), abs(1 - end)), 6)
+    return max(abs(begin), abs(1 - end))
 
 
 def _plain(side: np.ndarray) -> Side:
