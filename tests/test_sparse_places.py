@@ -175,6 +175,21 @@ def enlarged_with_gaps(x):
     return jnp.zeros((2, H, W, C)).at[:, ::2, ::2].set(x)
 
 
+def streams_exchanged(x):
+    """As of a pair of cameras, each of which looks at the other."""
+    return layer(layer(x[::-1])[::-1] + layer(whole(x)[::-1])[::-1])
+
+
+def streams_exchanged_at_last(x):
+    return layer(jnp.roll(x, 1, axis=0))
+
+
+def beside_its_mirror_image(x):
+    n = len(x)
+    both = layer(jnp.concatenate([x, jnp.flip(x, axis=2)]))
+    return layer(both[:n] + jnp.flip(both[n:], axis=2))
+
+
 def resized_and_shuffled(x):
     x = layer(x)[:, ::2]
     x = jax.image.resize(x, (*x.shape[:2], W // 2, C), "nearest")
@@ -256,7 +271,8 @@ def test_what_is_moved_away_and_back_is_this_frames(network):
         rolled_by_what_is_computed, written_on_a_canvas, updated_on_a_canvas,
         on_a_canvas_where_it_is_computed, tiled, cut_by_a_convolution, enlarged_and_cut,
         half_of_it_copied, beside_what_was_rolled, rolled_both_ways, rolled_at_last,
-        resized_and_shuffled,
+        resized_and_shuffled, streams_exchanged, streams_exchanged_at_last,
+        beside_its_mirror_image,
     ],
 )  # fmt: skip
 def test_parts_of_a_frame_are_this_frames(network, place):

@@ -22,6 +22,10 @@ def dense(x):
     return (whole(x).swapaxes(1, 2) @ MATRIX).swapaxes(1, 2)
 
 
+def reshaped_in_another_order(x):
+    return (lax.reshape(whole(x), x.shape, (0, 2, 1, 3)) @ MATRIX).swapaxes(1, 2)
+
+
 def heads(x):
     x = whole(x.swapaxes(1, 2)).reshape(-1, SIDE, SIDE, 2, C // 2)
     x = jnp.einsum("nhwgc,cd->nhwgd", x, MATRIX[:2, :2]).reshape(-1, SIDE, SIDE, C)
@@ -58,7 +62,16 @@ def rows_of_pixels(x):
 @pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
 @pytest.mark.parametrize(
     "network",
-    [dense, heads, convolved, channels_first, pooled, along_one_axis, rows_of_pixels],
+    [
+        dense,
+        reshaped_in_another_order,
+        heads,
+        convolved,
+        channels_first,
+        pooled,
+        along_one_axis,
+        rows_of_pixels,
+    ],
 )
 def test_an_executed_block_is_this_frames(network):
     rng = np.random.default_rng(1)

@@ -124,6 +124,8 @@ def _after_gather(program: Program, op: Op, axis: int) -> int | None:
 def _reshaped(program: Program, op: Op, axes) -> tuple[int, int, int] | None:
     """The axes after a reshape: each of them, or the first of its parts; or some as one."""
     after, shape = tuple(op.params["new_sizes"]), op.in_shapes[0]
+    order = op.params.get("dimensions") or range(len(shape))  # of the axes before
+    shape, axes = [shape[a] for a in order], [order.index(a) for a in axes]
 
     def place(first: int, last: int) -> int | None:
         """Of the axes from the first to the last as one."""

@@ -257,7 +257,7 @@ class Context:
             return value
         if not varies(value) or value.axes not in (None, axes):
             return None
-        at_own = all(map(at_own_places, value.sides, self.grid))
+        at_own = all(map(at_own_places, value.sides, self.blocks.grid_shape))
         if not (at_own and self._is_image(value.shape, axes)):
             return None
         rest = [a for a in range(len(value.shape)) if a not in axes]
@@ -359,7 +359,7 @@ def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
         return results, "constant", ""
     if op.name in RULES and not blocked:
         reason = ""  # its operands are whole already
-    places = places_after(context.program, op, operands, context.grid)
+    places = places_after(context.program, op, operands, context.blocks.grid_shape)
     wholes = [Whole(r, r.shape, **place) for r, place in zip(results, places, strict=True)]
     return wholes, "whole", reason
 
@@ -381,7 +381,7 @@ def _spread(context: Context, op: Op, operands: list) -> Whole:
     array = jnp.asarray(operand.full if isinstance(operand, Whole) else operand)
     for axis, at in enumerate(op.params["broadcast_dimensions"]):
         small[at] = array.shape[axis]
-    (place,) = places_after(context.program, op, operands, context.grid)
+    (place,) = places_after(context.program, op, operands, context.blocks.grid_shape)
     return Whole(array.reshape(small), shape, varies(operand), **place)
 
 

@@ -30,20 +30,22 @@ from bc_jax.sparse.values import NO_PAD, Blocked, Whole, varies
 Found = Reads | None
 
 
-def places_after(program: Program, op: Op, operands: list, grid: tuple[int, int]) -> list[dict]:
+def places_after(
+    program: Program, op: Op, operands: list, grid_shape: tuple[int, int, int]
+) -> list[dict]:
     """What `Whole` says of places, `axes` and `sides`, for each of an operation's results.
 
     Args:
         program: that the operation is of.
         op: the operation.
         operands: its operands.
-        grid: rows and columns of blocks.
+        grid_shape: (N, Gh, Gw) of the blocks.
     """
     axes = axes_after(program, op, operands)
-    read = [_Read(program, op, i, x, grid) for i, x in enumerate(operands)]
+    read = [_Read(program, op, i, x, grid_shape) for i, x in enumerate(operands)]
     read = [x for x in read if isinstance(x.value, Blocked | Whole) and varies(x.value)]
     return [
-        {"axes": axes, "sides": tuple(_side_after(read, axes, along, i) for along in (0, 1))}
+        {"axes": axes, "sides": tuple(_side_after(read, axes, along, i) for along in (0, 1, 2))}
         for i in range(len(op.out_avals))
     ]
 
@@ -52,7 +54,7 @@ def _side_after(read: list["_Read"], axes, along: int, output: int) -> Side:
     if not read:
         return None
     op = read[0].op
-    axis = axes[1 + along] if axes and axes[1] != axes[2] else None
+    axis = axes[along] if axes and axes.count(axes[along]) == 1 else None
     size = None if axis is None else op.out_avals[output].shape[axis]
     if op.name == "concatenate" and axis == op.params["dimension"]:
         return _joined(read, along)
@@ -65,7 +67,7 @@ def _joined(read: list["_Read"], along: int) -> Side:
     op = read[0].op
     parts = [sides.nothing(shape[op.params["dimension"]]) for shape in op.in_shapes]
     for x in read:
-        told = x.value.axes and x.value.axes[1 + along] == op.params["dimension"]
+        told = x.value.axes and x.value.axes[along] == op.params["dimension"]
         parts[x.number] = sides.resized(x.side(along) if told else UNKNOWN, len(parts[x.number]))
     return sides.joined(parts)
 
@@ -78,16 +80,17 @@ class _Read:
     op: Op
     number: int
     value: Blocked | Whole
-    grid: tuple[int, int]
+    grid_shape: tuple[int, int, int]
 
     def side(self, along: int) -> Side:
-        """What the operand shows of the frame, along rows (0) or columns (1)."""
+        """What the operand shows of the frames, along streams (0), rows (1) or columns (2)."""
         x = self.value
         if isinstance(x, Whole):
             return x.sides[along]
-        if x.pad == NO_PAD:
+        if x.pad == NO_PAD or not along:
             return None
-        (low, high), size = x.pad[along], self.grid[along] * x.tiles.shape[1 + along]
+        low, high = x.pad[along - 1]
+        size = self.grid_shape[along] * x.tiles.shape[along]
         return sides.after(None, every(1, -low, low + size + high), size)
 
     def shown(self, along: int, output: int, size: int | None) -> Side:
@@ -95,8 +98,8 @@ class _Read:
         op, side, axes = self.op, self.side(along), self.value.axes
         if op.name == "reshape" and axes:
             return UNKNOWN if axes_after(self.program, op, [self.value]) is None else side
-        axis = axes[1 + along] if axes else None
-        if axis is None or axes[1] == axes[2]:
+        axis = axes[along] if axes else None
+        if axis is None or axes.count(axis) > 1:
             return UNKNOWN if self._reorders(axis) else side
         before = op.in_shapes[self.number][axis]
         reads = _READS[op.name](self, axis, output) if op.name in _READS else None
@@ -125,7 +128,7 @@ class _Read:
         """What a part of the axis reads that begins at an operand, or a place that is computed."""
         known = None if start is None else self.program.static(start)
         before = self.op.in_shapes[self.number][axis]
-        room, blocks = before - size, self.grid[self.value.axes[1:].index(axis)]
+        room, blocks = before - size, self.grid_shape[self.value.axes.index(axis)]
         if known is None:
             return ANY if 2 * blocks * room >= before else every(1, room / 2, size)
         return every(1, np.clip(known, 0, room), size)
@@ -210,29 +213,27 @@ def _dynamic_update(x: _Read, axis: int, output: int) -> Found:
 
 
 def _scatter(x: _Read, axis: int, output: int) -> Found:
-    size, part = x.op.out_avals[0].shape, x.op.in_shapes[x.number][axis]
     if x.number != 2:
         return None
     to, index = scattered(x.program, x.op).get(axis, (None, None))
-    if to is None or index is None:
+    if index is None:
         return ANY
-    if len(index) == size[to] and (index == np.arange(size[to])).all():
-        return None
-    places, steps = np.full(size[to], np.nan), {*np.diff(index).tolist()} or {1}
-    inside = (index >= 0) & (index < size[to])
-    places[index[inside]] = np.arange(part)[inside]
-    if steps == {1}:
-        return every(1, -index[0], size[to])
-    gaps = min(steps) - 1 if len(steps) == 1 and min(steps) > 0 else 0
-    return sides.among(places, gaps, int(index[0]))
+    made, steps = x.op.out_avals[0].shape[to], {*np.diff(index).tolist()}
+    if len(index) and steps <= {1}:
+        return every(1, -index[0], made)
+    places, inside = np.full(made, np.nan), (index >= 0) & (index < made)
+    places[index[inside]] = np.flatnonzero(inside)
+    step = min(steps) if len(steps) == 1 else 1
+    return sides.among(places, max(step, 1) - 1, index[0] if len(index) else 0)
 
 
 def _gather(x: _Read, axis: int, output: int) -> Found:
-    if x.number:
-        return None
     numbers, size = x.op.params["dimension_numbers"], x.op.params["slice_sizes"][axis]
+    if x.number or axis in numbers.operand_batching_dims:
+        return None
     found = gathered(x.program, x.op)
     if axis in numbers.collapsed_slice_dims:
+        # What is picked pixel by pixel, as by a flow, is taken to be near.
         return Reads(found[axis][1]) if axis in found else None
     if axis not in numbers.start_index_map:
         return None if size == x.op.in_shapes[0][axis] else ANY

@@ -1,9 +1,10 @@
-"""What the pixels along an axis of rows, or of columns, show of the frame.
+"""What the pixels along an axis of rows, of columns or of streams show of the frames.
 
 A side is float [size, 2]: where the part of the frame's height or width that each pixel shows
-begins and ends, from 0 to 1; a pixel of what was made larger shows as much as before. NaN is said
-of one that shows nothing of the frame, as padding does; what is infinite is not known. None in an
-array's place says that all pixels show their own places, as a frame's do, at whatever resolution.
+begins and ends, from 0 to 1, or beyond in padding; a pixel of what was made larger shows as much as
+before. NaN is said of one that shows nothing of the frame, as a constant does, or a gap between
+pixels; what is infinite is not known. None in an array's place says that all pixels show their own
+places, as a frame's do, at whatever resolution.
 """
 
 from collections.abc import Sequence
@@ -73,7 +74,13 @@ def by_matrix(matrix: np.ndarray) -> Reads:
 
 
 def after(side: Side, reads: Reads, size: int) -> Side:
-    """The side of pixels that read others, of which there are `size`, and of which this is one."""
+    """The side of pixels that read others.
+
+    Args:
+        side: of those that are read.
+        reads: what each reads of them.
+        size: how many are read.
+    """
     if not known(side) or np.isinf(reads.places).any():
         return UNKNOWN
     if not size:

@@ -169,15 +169,15 @@ class Whole:
         shape: the shape that the program sees.
         varies: whether it depends on the frame.
         axes: where N, H and W stand in the program's shape; None where that is not known.
-        sides: what its rows and its columns show of the frame. It is cut into blocks where they
-            are at their own places.
+        sides: what its streams, rows and columns show of the frames'. It is cut into blocks where
+            all are at their own places.
     """
 
     array: jax.Array
     shape: tuple[int, ...]
     varies: bool = True
     axes: tuple[int, int, int] | None = None
-    sides: tuple[Side, Side] = (None, None)
+    sides: tuple[Side, Side, Side] = (None, None, None)
 
     @property
     def full(self) -> jax.Array:
