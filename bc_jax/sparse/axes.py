@@ -11,14 +11,13 @@ import numpy as np
 
 from bc_jax.sparse.program import Op, Program
 from bc_jax.sparse.rules.attention import result_axis
+from bc_jax.sparse.rules.channels import WRITES
 from bc_jax.sparse.rules.linear import picks
 from bc_jax.sparse.rules.shape import place_after
 from bc_jax.sparse.values import Blocked, Whole
 
 # These may put axes anywhere.
 OPAQUE = ("scan", "while", "cond", "pure_callback", "io_callback")
-_KINDS = ("", "-add", "-sub", "-mul", "-min", "-max")
-SCATTERS = tuple(f"scatter{kind}" for kind in _KINDS)
 
 
 def axes_after(program: Program, op: Op, operands: list) -> tuple[int, int, int] | None:
@@ -58,7 +57,7 @@ def axis_after(program: Program, op: Op, number: int, axis: int | None) -> int |
         return None if number else numbers.out_spec[numbers.lhs_spec.index(axis)]
     if op.name == "gather":
         return None if number else _after_gather(program, op, axis)
-    if op.name in SCATTERS and number:
+    if op.name in WRITES and number:
         return scattered(program, op).get(axis, (None,))[0] if number == 2 else None
     removed = p.get("dimensions") if op.name == "squeeze" else None
     removed = p["axes"] if op.name.startswith(("reduce_", "arg")) and "axes" in p else removed

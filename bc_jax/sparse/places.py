@@ -14,7 +14,6 @@ import numpy as np
 from bc_jax.sparse import sides
 from bc_jax.sparse.axes import (
     OPAQUE,
-    SCATTERS,
     axes_after,
     axis_after,
     gathered,
@@ -23,6 +22,8 @@ from bc_jax.sparse.axes import (
 )
 from bc_jax.sparse.borders import picked
 from bc_jax.sparse.program import Op, Program
+from bc_jax.sparse.rules.channels import WRITES
+from bc_jax.sparse.rules.window import POOLS
 from bc_jax.sparse.sides import ANY, UNKNOWN, Reads, Side, every
 from bc_jax.sparse.values import NO_PAD, Blocked, Whole, varies
 
@@ -247,7 +248,6 @@ def _product(x: _Read, axis: int, output: int) -> Found:
     return sides.by_matrix(np.moveaxis(*known, 1))
 
 
-_WINDOWS = ("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min")
 _READS: dict[str, Callable[[_Read, int, int], Found]] = {
     "slice": _slice,
     "pad": _pad,
@@ -261,6 +261,6 @@ _READS: dict[str, Callable[[_Read, int, int], Found]] = {
     "dynamic_update_slice": _dynamic_update,
     "gather": _gather,
     "dot_general": _product,
-    **dict.fromkeys(_WINDOWS, _window),
-    **dict.fromkeys(SCATTERS, _scatter),
+    **dict.fromkeys(POOLS, _window),
+    **dict.fromkeys(WRITES, _scatter),
 }

@@ -98,7 +98,8 @@ def rev(context, op, x):
     return x.new(jax.lax.rev(x.tiles, dimensions))
 
 
-_WRITES = {
+# What is at a place that is written to becomes this of itself and what is written.
+WRITES = {
     "scatter": lambda kept, new: new,
     "scatter-add": jnp.add,
     "scatter-sub": jnp.subtract,
@@ -108,7 +109,7 @@ _WRITES = {
 }
 
 
-@rule(*_WRITES)
+@rule(*WRITES)
 def scatter(context, op, x, indices, updates):
     """Writes at known places of an axis that is not space."""
     numbers, (shape, _, new) = op.params["dimension_numbers"], op.in_shapes
@@ -156,7 +157,7 @@ def _write(context, op, x, updates, axis: int, start: int, size: int) -> Blocked
     x, updates = (_tiles(context, value, first) for value in (x, updates))
     at = first.tile_axis(axis)
     before, kept, after = jnp.split(x, (start, start + size), at)
-    written = _WRITES.get(op.name, _WRITES["scatter"])(kept, updates).astype(x.dtype)
+    written = WRITES.get(op.name, WRITES["scatter"])(kept, updates).astype(x.dtype)
     return first.new(lowering.concatenate([before, written, after], axis=at))
 
 
