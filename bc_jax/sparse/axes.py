@@ -12,7 +12,7 @@ import numpy as np
 from bc_jax.sparse.program import Op, Program
 from bc_jax.sparse.rules.attention import result_axis
 from bc_jax.sparse.rules.channels import WRITES
-from bc_jax.sparse.rules.linear import picks
+from bc_jax.sparse.rules.linear import gathered, known_matrix, picks
 from bc_jax.sparse.rules.shape import place_after
 from bc_jax.sparse.values import Blocked, Whole
 
@@ -49,8 +49,9 @@ def axis_after(program: Program, op: Op, number: int, axis: int | None) -> int |
         if axis in batch:
             return tuple(batch).index(axis)
         if axis in contract:
-            along = known_matrix(program, op, number, axis)
-            return None if along is None else result_axis(op, 1 - number, 1 - along[1])
+            known = known_matrix(program, op, number, axis) is not None
+            (other, *_) = p["dimension_numbers"][0][1 - number]
+            return result_axis(op, 1 - number, 1 - other) if known else None
         return result_axis(op, number, axis)
     if op.name == "conv_general_dilated":
         numbers = p["dimension_numbers"]
@@ -64,27 +65,6 @@ def axis_after(program: Program, op: Op, number: int, axis: int | None) -> int |
     if removed is not None:
         return None if axis in removed else axis - sum(r < axis for r in removed)
     return axis if all(len(aval.shape) == len(shape) for aval in op.out_avals) else None
-
-
-def known_matrix(program: Program, op: Op, number: int, axis: int) -> tuple[np.ndarray, int] | None:
-    """The matrix that a product multiplies an operand's axis by, and which of its axes that is.
-
-    None for a product of another kind, or a matrix that is computed.
-    """
-    (contract, other), _ = (pair[:: 1 - 2 * number] for pair in op.params["dimension_numbers"])
-    if tuple(contract) != (axis,):
-        return None
-    matrix = program.static(op.inputs[1 - number])
-    return None if matrix is None or matrix.ndim != 2 else (matrix, other[0])
-
-
-def gathered(program: Program, op: Op) -> dict[int, tuple[int, np.ndarray]]:
-    """The axes along which a gather picks at known places: where the result has each; its index."""
-    numbers = op.params["dimension_numbers"]
-    axes, offsets = numbers.start_index_map, numbers.offset_dims
-    found = picks(program.static(op.inputs[1]), len(axes)) or []
-    behind = [a for a in range(len(op.out_avals[0].shape)) if a not in offsets]
-    return {axis: (behind[at], index) for axis, (at, index) in zip(axes, found, strict=False)}
 
 
 def scattered(program: Program, op: Op) -> dict[int, tuple[int, np.ndarray | None]]:

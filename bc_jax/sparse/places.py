@@ -12,17 +12,11 @@ from collections.abc import Callable
 import numpy as np
 
 from bc_jax.sparse import sides
-from bc_jax.sparse.axes import (
-    OPAQUE,
-    axes_after,
-    axis_after,
-    gathered,
-    known_matrix,
-    scattered,
-)
+from bc_jax.sparse.axes import OPAQUE, axes_after, axis_after, scattered
 from bc_jax.sparse.borders import picked
 from bc_jax.sparse.program import Op, Program
 from bc_jax.sparse.rules.channels import WRITES
+from bc_jax.sparse.rules.linear import gathered, known_matrix
 from bc_jax.sparse.rules.window import POOLS
 from bc_jax.sparse.sides import ANY, UNKNOWN, Reads, Side, every
 from bc_jax.sparse.values import NO_PAD, Blocked, Whole, varies
@@ -242,10 +236,8 @@ def _gather(x: _Read, axis: int, output: int) -> Found:
 
 
 def _product(x: _Read, axis: int, output: int) -> Found:
-    known = known_matrix(x.program, x.op, x.number, axis)
-    if known is None:
-        return None
-    return sides.by_matrix(np.moveaxis(*known, 1))
+    matrix = known_matrix(x.program, x.op, x.number, axis)
+    return None if matrix is None else sides.by_matrix(matrix)
 
 
 _READS: dict[str, Callable[[_Read, int, int], Found]] = {

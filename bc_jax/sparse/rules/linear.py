@@ -15,6 +15,7 @@ from bc_jax import lowering
 from bc_jax.sparse import sides
 from bc_jax.sparse.borders import Border, split_index
 from bc_jax.sparse.halo import Halo
+from bc_jax.sparse.program import Op, Program
 from bc_jax.sparse.rules.attention import against_all
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.reductions import sum_pixels, sums_pixels
@@ -29,13 +30,10 @@ _NEAR = 2
 def dot_general(context, op, lhs, rhs):
     """Dense layers and 1 x 1 convolutions, products per pixel, and resizing."""
     (lhs_contract, rhs_contract), (lhs_batch, _) = op.params["dimension_numbers"]
-    for x, contract, other, left in (
-        (lhs, lhs_contract, rhs_contract, True),
-        (rhs, rhs_contract, lhs_contract, False),
-    ):
+    for x, contract, left in ((lhs, lhs_contract, True), (rhs, rhs_contract, False)):
         resizes = isinstance(x, Resized) and len(contract) == 1 and not lhs_batch
         if resizes and contract[0] in x.axes:
-            return _along_space(context, op, x, contract[0], other[0], left)
+            return _along_space(context, op, x, contract[0], left)
     lhs, rhs = context.finish(lhs), context.finish(rhs)
     if lhs_batch:
         return _batch(context, op, lhs, rhs)
@@ -58,7 +56,7 @@ def dot_general(context, op, lhs, rhs):
     if any(a in x.axes for a in x_contract):
         if len(x_contract) != 1 or x.merged:
             raise Declined("contracts space together with another axis")
-        return _along_space(context, op, x, x_contract[0], other_contract[0], left)
+        return _along_space(context, op, x, x_contract[0], left)
     contract = (tuple(x.tile_axis(a) for a in x_contract), tuple(other_contract))
     other = plain(other)
     tiles = lowering.dot_general(
@@ -121,11 +119,11 @@ def _per_pixel(op, lhs: Blocked, rhs: Blocked) -> Blocked:
     return lhs.new(jnp.transpose(tiles, (0, 1, 2, *order, *rest)), axes)
 
 
-def _along_space(context, op, x, axis: int, matrix_axis: int, left: bool):
-    matrix = context.program.static(op.inputs[1] if left else op.inputs[0])
-    if matrix is None or matrix.ndim != 2:
+def _along_space(context, op, x, axis: int, left: bool):
+    matrix = known_matrix(context.program, op, 1 - left, axis)
+    if matrix is None:
         raise Declined("contracts space with a matrix that is computed, or is too large to look at")
-    matrix = np.moveaxis(matrix, matrix_axis, 1).astype(np.float64)  # [out, in]
+    matrix = matrix.astype(np.float64)
     # The product puts the new axis last, or first where the matrix stands on the left.
     free = [a for a in range(x.rank) if a != axis]
     at = {a: (i if left else i + 1) for i, a in enumerate(free)}
@@ -185,31 +183,28 @@ def gather(context, op, x, indices):
         raise Declined("")
     numbers, shape = op.params["dimension_numbers"], op.in_shapes[0]
     axes = numbers.start_index_map
-    found = picks(context.program.static(op.inputs[1]), len(axes))
+    found = gathered(context.program, op)
     border = _border(context, op, x, axes, found)
     if border is not None:
         return border
     x = x if isinstance(x, Resized) else leader([x])
-    if found is None or sorted(axes) != list(numbers.collapsed_slice_dims):
+    if not found or sorted(axes) != list(numbers.collapsed_slice_dims):
         raise Declined("gathers at places that are computed")
     sizes = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     if op.params["slice_sizes"] != sizes:
         raise Declined("gathers a part of space")
     if any(
         index.size and (index.min() < 0 or index.max() >= shape[axis])
-        for axis, (_, index) in zip(axes, found, strict=True)
+        for axis, (_, index) in found.items()
     ):
         raise Declined("gathers outside the array")
     if x.axes[0] in axes:
         raise Declined("selects streams")
-    # What is picked stands where no offset dimension does.
-    offsets = list(numbers.offset_dims)
-    places = [a for a in range(x.rank) if a not in offsets]
     kept = [a for a in range(x.rank) if a not in axes]
-    at = dict(zip(kept, offsets, strict=True))
-    at |= {axis: places[where] for axis, (where, _) in zip(axes, found, strict=True)}
+    at = dict(zip(kept, numbers.offset_dims, strict=True))
+    at |= {axis: place for axis, (place, _) in found.items()}
     stays = {a: a for a in range(x.rank)}
-    for axis, (_, index) in zip(axes, found, strict=True):
+    for axis, (_, index) in found.items():
         x = _pick(context, op, x, axis, index, at if axis == axes[-1] else stays)
     return x
 
@@ -274,9 +269,9 @@ def per_pixel(op, x: Blocked, kernel) -> Blocked:
 def _border(context, op, x, axes, found) -> Blocked | None:
     """The value with pixels of its own around the image; None where others are picked."""
     offsets, (axis, *others) = op.params["dimension_numbers"].offset_dims, axes
-    if found is None or others or axis not in x.axes[1:] or axis in offsets:
+    if not found or others or axis not in x.axes[1:] or axis in offsets:
         return None
-    around = split_index(found[0][1], op.in_shapes[0][axis])
+    around = split_index(found[axis][1], op.in_shapes[0][axis])
     x = context.finish(x) if around else x
     if around is None or x.merged:
         return None
@@ -288,6 +283,30 @@ def _border(context, op, x, axes, found) -> Blocked | None:
         raise Declined("the image is padded with pixels of more than a block, or by more")
     pad = tuple(tuple(map(len, around)) if i == along else p for i, p in enumerate(x.pad))
     return x.same(pad=pad, pad_value=border)
+
+
+def known_matrix(program: Program, op: Op, number: int, axis: int) -> np.ndarray | None:
+    """The matrix [out, in] that a product multiplies an operand's axis by.
+
+    None for a product of another kind, or a matrix that is computed.
+    """
+    (contract, other), _ = (pair[:: 1 - 2 * number] for pair in op.params["dimension_numbers"])
+    if tuple(contract) != (axis,):
+        return None
+    matrix = program.static(op.inputs[1 - number])
+    return None if matrix is None or matrix.ndim != 2 else np.moveaxis(matrix, other[0], 1)
+
+
+def gathered(program: Program, op: Op) -> dict[int, tuple[int, np.ndarray]]:
+    """The axes along which a gather picks at known places: where the result has each; its index.
+
+    What is picked stands where no offset dimension does. Empty where places are computed.
+    """
+    numbers = op.params["dimension_numbers"]
+    axes, offsets = numbers.start_index_map, numbers.offset_dims
+    found = picks(program.static(op.inputs[1]), len(axes)) or []
+    behind = [a for a in range(len(op.out_avals[0].shape)) if a not in offsets]
+    return {axis: (behind[at], index) for axis, (at, index) in zip(axes, found, strict=False)}
 
 
 def picks(indices: np.ndarray | None, axes: int) -> list[tuple[int, np.ndarray]] | None:
