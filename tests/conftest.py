@@ -46,7 +46,7 @@ def _gpu_missing() -> str | None:
 
 
 def pytest_collection_modifyitems(items):
-    marked = [item for item in items if "gpu" in item.keywords]
+    marked = [item for item in items if item.get_closest_marker("gpu")]
     reason = _gpu_missing() if marked else None
     if reason:
         for item in marked:

@@ -5,12 +5,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equations import all_equations
 
 from bc_jax import lowering
 from bc_jax.lowering import Convolution, backend
 from bc_jax.lowering.places import overlap_add, places
 from bc_jax.lowering.winograd import best_at_once, best_to_learn
 from bc_jax.policy import layers
+
+PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 def _normal(seed, *shape):
@@ -75,6 +78,17 @@ def test_gradients_are_those_of_the_plain_convolution(
     np.testing.assert_allclose(out, plain_out, rtol=1e-6, atol=tolerance)
     for found, expected in zip(gradients, plain_gradients, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("channels", "features", "read"), [(26, 32, 32), (32, 32, 32), (26, 8, 26)]
+)
+def test_channels_fill_a_cpus_vectors_where_several_results_are_made(channels, features, read):
+    x, kernel = jnp.zeros((1, 16, 32, channels)), jnp.zeros((3, 3, channels, features))
+    how = Convolution((1, 1), ((1, 1), (1, 1)))
+    program = jax.make_jaxpr(lambda *args: lowering.convolve_to_learn(*args, how))(x, kernel)
+    products = [e for e in all_equations(program.jaxpr) if e.primitive.name in PRODUCTS]
+    assert {e.invars[0].aval.shape[-1] for e in products} == {read}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from bc_jax.lowering.halo_pool import exchange_and_pool, pools_at_once
 from bc_jax.lowering.pool import pool
 from bc_jax.lowering.product import dot_general
 from bc_jax.lowering.resample import apply_axis_map, axis_map
+from bc_jax.lowering.softmax import relative_entropy, softmax
 from bc_jax.lowering.sums import for_all_rows, sum_rows
 from bc_jax.lowering.surround import surround
 from bc_jax.lowering.taps import convolve_taps, reads_taps
@@ -25,5 +26,5 @@ __all__ = [
     "compiler_options", "concatenate", "convolve", "convolve_taps", "convolve_to_learn",
     "dot_general", "exchange", "exchange_and_pool", "exchanges_at_once", "for_all_rows", "half_of",
     "jit", "kernel_order", "make_ready", "moves", "on_gpu", "pool", "pools_at_once",
-    "reads_taps", "sum_rows", "surround", "widened",
+    "reads_taps", "relative_entropy", "softmax", "sum_rows", "surround", "widened",
 ]  # fmt: skip

@@ -206,7 +206,8 @@ def see(tiles: jax.Array, at_once: tuple[int, int], dtype) -> tuple[jax.Array, .
 def convolve_seen(seen: tuple[jax.Array, ...], kernel: SummedKernel) -> jax.Array:
     """Convolve what `see` gave for as many rows and columns: [K, h, w, D]."""
     rows, _ = kernel.at_once
-    made = list(map(_convolve_row, seen, kernel.sums))
+    # XLA would compute what one sum alone reads within that sum's loop, pixel by pixel.
+    made = jax.lax.optimization_barrier(list(map(_convolve_row, seen, kernel.sums)))
     return interleave(_summed(_FILTERS[rows].of_products, made), 1)
 
 

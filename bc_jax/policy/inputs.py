@@ -6,6 +6,8 @@ import warnings
 import jax
 import jax.numpy as jnp
 
+from bc_jax import lowering
+
 
 def policy_pixels(block_size: tuple[int, int], scale: float) -> tuple[int, int]:
     """Returns the policy pixels per block, (vertical, horizontal), at a given input scale.
@@ -70,8 +72,8 @@ def warn_of_range(frames) -> None:
 
 def probabilities(outputs: jax.Array) -> jax.Array:
     """Returns the float32 softmax over the last axis; what is not finite counts as a logit of 0."""
-    logits = jnp.nan_to_num(outputs.astype(jnp.float32), posinf=0.0, neginf=0.0)
-    return jax.nn.softmax(logits, axis=-1)
+    logits = outputs.astype(jnp.float32)
+    return lowering.softmax(jnp.where(jnp.abs(logits) < jnp.inf, logits, 0.0))
 
 
 def recency(age: jax.Array) -> jax.Array:

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from bc_jax import lowering
+
 
 def _strided(x: jax.Array, scale: float) -> jax.Array:
     step = round(1 / scale)
@@ -37,9 +39,8 @@ def information_gain_segmentation(
       ValueError: the shapes differ, or `scale` is not 1 / a whole number.
     """
     _check_outputs(prev, new)
-    log_p = jax.nn.log_softmax(_strided(prev, scale).astype(jnp.float32), axis=-1)
-    log_q = jax.nn.log_softmax(_strided(new, scale).astype(jnp.float32), axis=-1)
-    return jnp.mean(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    prev, new = (_strided(x, scale).astype(jnp.float32) for x in (prev, new))
+    return lowering.relative_entropy(prev, new) / prev.shape[-1]
 
 
 def total_variation_gain(prev: jax.Array, new: jax.Array, *, scale: float = 1.0) -> jax.Array:
@@ -48,8 +49,7 @@ def total_variation_gain(prev: jax.Array, new: jax.Array, *, scale: float = 1.0)
     Arguments, shapes and errors as for `information_gain_segmentation`.
     """
     _check_outputs(prev, new)
-    p = jax.nn.softmax(_strided(prev, scale).astype(jnp.float32), axis=-1)
-    q = jax.nn.softmax(_strided(new, scale).astype(jnp.float32), axis=-1)
+    p, q = (lowering.softmax(_strided(x, scale).astype(jnp.float32)) for x in (prev, new))
     return 0.5 * jnp.sum(jnp.abs(p - q), axis=-1)
 
 
