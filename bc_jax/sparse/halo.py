@@ -9,7 +9,6 @@ where the strips would be much of it or a window reaches beyond the next block (
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from flax import struct
 
 from bc_jax import lowering
 from bc_jax.sparse.blocks import Blocks, by_block, combine
+from bc_jax.sparse.windows import cut, origins, windows
 
 
 class Halo(NamedTuple):
@@ -112,17 +112,17 @@ def _sides(tiles: jax.Array, halo: Halo) -> jax.Array:
 @lowering.moves
 def remember_all(frames: jax.Array, *, halo: Halo, grid_shape: tuple[int, int, int]) -> Memory:
     """The memory of a tensor [N, H, W, *rest] that is known in full."""
-    cut = by_block(frames, grid_shape)
-    h, w, rest = cut.shape[2], cut.shape[4], cut.shape[5:]
+    parts = by_block(frames, grid_shape)
+    h, w, rest = parts.shape[2], parts.shape[4], parts.shape[5:]
     if keeps_frames(halo, (h, w)):
         around = [(0, 0), (halo.top, halo.bottom), (halo.left, halo.right)]
         return Frames(jnp.pad(frames, around + [(0, 0)] * len(rest)), halo)
-    return Strips(_sides(jnp.swapaxes(cut, 2, 3).reshape(-1, h, w, *rest), halo), halo)
+    return Strips(_sides(jnp.swapaxes(parts, 2, 3).reshape(-1, h, w, *rest), halo), halo)
 
 
 def _store_windows(memory: Frames, tiles: jax.Array, blocks: Blocks) -> jax.Array:
     border = jnp.array([(0, memory.halo.top, memory.halo.left)], jnp.int32)
-    starts = _origins(blocks, tiles.shape) + border
+    starts = origins(blocks, tiles.shape) + border
     # A window that begins outside the array is dropped.
     beyond = jnp.array([(memory.array.shape[0], 0, 0)], jnp.int32)
     starts = jnp.where((blocks.index < blocks.total)[:, None], starts, beyond)
@@ -155,7 +155,7 @@ def _read(memory: Strips, index, step: tuple[int, int], size, rows, columns) -> 
         first, width = left + y0 * kept.right, kept.right
     rest = memory.array.shape[2:]
     starts = jnp.pad(index[:, None], ((0, 0), (0, 1)), constant_values=first)
-    pixels = _cut(memory.array, starts, ((y1 - y0) * width, *rest))
+    pixels = cut(memory.array, starts, ((y1 - y0) * width, *rest))
     return pixels.reshape(len(index), y1 - y0, width, *rest)[:, :, x0:x1]
 
 
@@ -199,14 +199,19 @@ def exchange_halo(
 def exchange_and_pool(
     tiles, memory: Memory, blocks: Blocks, window, *, halo: Halo, pad_value
 ) -> tuple[jax.Array, Memory] | None:
-    """As `exchange_halo` and then `lowering.pool`, where one kernel does both; None elsewhere.
+    """As `exchange_halo` and then `lowering.pool`, where that is not the fastest; None elsewhere.
 
     `window` is (name, size, strides) as `lowering.pool` takes them; `pad_value` changes no result.
     """
     how = _how(tiles, memory, blocks, halo, pad_value)
-    if not lowering.pools_at_once(tiles, memory.array, how, window):
+    if lowering.pools_at_once(tiles, memory.array, how, window):
+        return _at_once(how, window, tiles, memory, blocks)
+    if isinstance(memory, Frames) or not lowering.pools_apart(how.tile[:2], halo, window):
         return None
-    return _at_once(how, window, tiles, memory, blocks)
+    memory = store(memory, tiles, blocks)
+    outside = _outside(pad_value, tiles.dtype)
+    around = _read_strips(tiles, memory, blocks, outside, halo=halo, apart=True)
+    return lowering.pool_apart(tiles, around, window), memory
 
 
 def write_tiles(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array:
@@ -280,11 +285,12 @@ def _outside(pad_value, dtype) -> jax.Array | None:
 def _read_frames(memory: Frames, blocks: Blocks, outside, *, tile, halo: Halo) -> jax.Array:
     border = memory.halo
     inner = (border.top - halo.top, border.left - halo.left)
-    return _windows(memory.array, tile, blocks, inner, halo, outside)
+    return windows(memory.array, tile, blocks, inner, halo, outside)
 
 
 @lowering.moves
-def _read_strips(tiles, memory: Strips, blocks: Blocks, outside, *, halo: Halo) -> jax.Array:
+def _read_strips(tiles, memory: Strips, blocks: Blocks, outside, *, halo: Halo, apart=False):
+    """Tiles with what is around them; apart, what is, by the step (dy, dx) to where it lies."""
     h, w = tiles.shape[1:3]
     outside = jnp.zeros((), tiles.dtype) if outside is None else outside
     around = {}
@@ -295,7 +301,7 @@ def _read_strips(tiles, memory: Strips, blocks: Blocks, outside, *, halo: Halo) 
                 inside = inside.reshape(-1, *(1,) * (tiles.ndim - 1))
                 piece = _read(memory, index, (dy, dx), (h, w), rows, columns)
                 around[dy, dx] = jnp.where(inside, piece, outside)
-    return lowering.surround(tiles, around)
+    return around if apart else lowering.surround(tiles, around)
 
 
 def read_shifted(
@@ -317,9 +323,9 @@ def read_shifted(
 
 @lowering.moves
 def _read_shifted(memory: Frames, blocks: Blocks, *, tile, steps) -> list[jax.Array]:
-    border, origins = memory.halo, _origins(blocks, tile)
+    border, begins = memory.halo, origins(blocks, tile)
     moved = [(0, border.top + dy, border.left + dx) for dy, dx in steps]
-    return [_cut(memory.array, origins + jnp.array([step], jnp.int32), tile[1:]) for step in moved]
+    return [cut(memory.array, begins + jnp.array([step], jnp.int32), tile[1:]) for step in moved]
 
 
 def surround_alone(tiles: jax.Array, *, halo: Halo, pad_value=0) -> jax.Array:
@@ -343,57 +349,4 @@ def _window_halo(dense: jax.Array, blocks: Blocks, outside, *, halo: Halo) -> ja
     _, gh, gw = blocks.grid_shape
     h, w, rest = dense.shape[1] // gh, dense.shape[2] // gw, dense.shape[3:]
     pads = [(0, 0), (halo.top, halo.bottom), (halo.left, halo.right)] + [(0, 0)] * len(rest)
-    return _windows(jnp.pad(dense, pads), (0, h, w, *rest), blocks, (0, 0), halo, outside)
-
-
-def _windows(array, tile_shape, blocks: Blocks, first, halo: Halo, outside) -> jax.Array:
-    """Cut each block's tile and halo out of an array with a border; the border is zero.
-
-    Args:
-        array: [N, border + H + border, border + W + border, *rest].
-        tile_shape: (any, h, w, *rest).
-        blocks: the executed blocks.
-        first: row and column of the array where the first block's halo begins.
-        halo: of the result.
-        outside: stands for everything outside the image; None is the border's zero.
-    """
-    _, h, w, *rest = tile_shape
-    height, width = halo.top + h + halo.bottom, halo.left + w + halo.right
-    starts = _origins(blocks, tile_shape) + jnp.array([(0, *first)], jnp.int32)
-    tiles = _cut(array, starts, (height, width, *rest))
-    if outside is None:
-        return tiles
-    _, row, column = blocks.coordinates
-    inside = _inside(row, height, h, halo.top, blocks.grid_shape[1])[:, :, None]
-    inside &= _inside(column, width, w, halo.left, blocks.grid_shape[2])[:, None, :]
-    inside = inside.reshape(*inside.shape, *(1,) * len(rest))
-    return jnp.where(inside, tiles, outside)
-
-
-def _origins(blocks: Blocks, tile_shape) -> jax.Array:
-    """Where each block's tile, of [any, h, w, *rest], begins in frames [N, H, W]: int32 [K, 3]."""
-    stream, row, column = blocks.coordinates
-    return jnp.stack([stream, row * tile_shape[1], column * tile_shape[2]], -1)
-
-
-def _cut(array, starts, shape: Sequence[int]) -> jax.Array:
-    """Windows of an array, in which they all lie: [K, *shape].
-
-    Args:
-        array: of one axis more than a window; each window lies at one place of its first axis.
-        starts: where each begins along the first axes, int32 [K, axes].
-        shape: of a window.
-    """
-    numbers = jax.lax.GatherDimensionNumbers(
-        offset_dims=tuple(range(1, 1 + len(shape))),
-        collapsed_slice_dims=(0,),
-        start_index_map=tuple(range(starts.shape[1])),
-    )
-    mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
-    return jax.lax.gather(array, starts, numbers, (1, *shape), mode=mode)
-
-
-def _inside(place, size: int, tile: int, before: int, count: int) -> jax.Array:
-    """Which of a tile's pixels, halo included, lie in the image along one axis: bool [K, size]."""
-    at = place[:, None] * tile - before + jnp.arange(size)[None, :]
-    return (at >= 0) & (at < count * tile)
+    return windows(jnp.pad(dense, pads), (0, h, w, *rest), blocks, (0, 0), halo, outside)

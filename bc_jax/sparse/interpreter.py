@@ -114,7 +114,7 @@ class Context:
         ]
 
     def pool(self, x: Blocked, halo: Halo, pad_value, window) -> jax.Array | None:
-        """The tiles of `x` pooled, where one kernel does so and exchanges halos; None elsewhere.
+        """The tiles of `x` pooled without a copy that has a halo, where it is faster; else None.
 
         Args:
             x: the value.

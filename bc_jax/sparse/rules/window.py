@@ -303,7 +303,7 @@ def pooling(context, op, x, *outside):
     )
     usual = op.name in _IDENTITY and {*moves} <= {*x.axes} and x.tiles.dtype != bool
     known = usual and pad_value == identity and dilation == (1, 1)
-    if known and all(axis.before >= 0 for axis in axes):
+    if known and all(min(axis.before, axis.after) >= 0 for axis in axes):
         result = context.pool(x, _halo(axes), pad_value, (op.name, size, strides))
         if result is not None:
             return x.new(result)
