@@ -3,8 +3,8 @@
 python -m benchmarks.lowerings
 
 Sixteen tiles, of the sizes that blocks of 128 pixels have in a network's layers; the dilated ones
-cut out of a frame. A ratio above 1 says that a CPU's way is the faster one here. On another backend
-it is not taken, whatever this says.
+cut out of a frame, the pooled ones with what is around them. A ratio above 1 says that a CPU's way
+is the faster one here. On another backend it is not taken, whatever this says.
 """
 
 import functools
@@ -18,6 +18,8 @@ from bc_jax import lowering
 from bc_jax.bench import random_grids
 from bc_jax.lowering import Convolution, best_ready, convolve_taps, make_ready
 from bc_jax.lowering.convolution import convolve_on_cpu, convolve_plainly
+from bc_jax.lowering.pool import pool_apart, pool_together
+from bc_jax.lowering.softmax import relative_entropy, relative_entropy_plainly, softmax
 from bc_jax.sparse import Blocks, Halo, block_index, keep_memory
 from bc_jax.sparse.halo import Frames, read_halo, read_shifted
 from bc_jax.timing import alternate
@@ -46,7 +48,7 @@ def measure(case: Case = DEFAULT, *, repeats: int = 15, warm_up: int = 2) -> lis
     """
     keep_memory()
     dtype, rows = jnp.dtype(case.dtype), []
-    for what, tile, plain, on_cpu in (*_convolutions(dtype), *_dilated(dtype)):
+    for what, tile, plain, on_cpu in (*_convolutions(dtype), *_dilated(dtype), *_others(dtype)):
         ways = {"plain": plain, "cpu": on_cpu}
         calls = {
             name: bound(way, *args, compiles=lowering.jit) for name, (way, *args) in ways.items()
@@ -117,6 +119,23 @@ def _dilated(dtype):
         what = f"3x3 dilated {dilation} to {features}"
         args = frame, kernel, blocks
         yield what, tile, (of_halos, *args), (of_moved, *args)
+
+
+def _others(dtype):
+    """Likewise: pooling tiles with what is around them, and what policies make of logits."""
+    tile, window = (64, 64, 64), ("reduce_window_max", (3, 3), (2, 2))
+    tiles, columns, rows, corners = (
+        _random((EXECUTED, h, w, tile[2]), dtype) for h in (64, 1) for w in (64, 1)
+    )
+    around = {(-1, 0): rows, (0, -1): columns, (-1, -1): corners}
+    together, apart = (functools.partial(f, window=window) for f in (pool_together, pool_apart))
+    yield "3x3/2 maxima", tile, (together, tiles, around), (apart, tiles, around)
+
+    tile = (32, 32, 19)
+    logits, others = (_random((EXECUTED, *tile), jnp.float32) * scale for scale in (100, 110))
+    yield "softmax", tile, (jax.nn.softmax, logits), (softmax, logits)
+    both = logits, others
+    yield "KL of softmax", tile, (relative_entropy_plainly, *both), (relative_entropy, *both)
 
 
 def _random(shape, dtype) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from bc_jax.lowering import backend
 from bc_jax.lowering.bits import concatenate
 from bc_jax.lowering.places import places
+from bc_jax.lowering.surround import surround
 
 POOL = {
     "reduce_window_max": jnp.maximum,
@@ -23,13 +24,19 @@ def pool(tiles: jax.Array, name: str, *, size, strides, dilation) -> jax.Array:
     return tiles
 
 
+def pool_together(tiles: jax.Array, around: dict[tuple[int, int], jax.Array], window) -> jax.Array:
+    """`pool` of `surround`; `window` is (name, size, strides)."""
+    name, size, strides = window
+    return pool(surround(tiles, around), name, size=size, strides=strides, dilation=(1, 1))
+
+
 def pools_apart(tile: tuple[int, int], halo: tuple[int, int, int, int], window) -> bool:
     """Whether tiles are pooled faster without a copy of each that carries its halo.
 
     Args:
         tile: (h, w).
         halo: pixels around it: top, bottom, left, right.
-        window: (name, size, strides) as `pool` takes them.
+        window: (name, size, strides).
     """
     _, size, strides = window
     axes = zip((halo[:2], halo[2:]), tile, size, strides, strict=True)
@@ -39,12 +46,12 @@ def pools_apart(tile: tuple[int, int], halo: tuple[int, int, int, int], window) 
 
 
 def pool_apart(tiles: jax.Array, around: dict[tuple[int, int], jax.Array], window) -> jax.Array:
-    """As `pool` of `surround`: results at the sides, and those of the tiles alone.
+    """As `pool_together`: results at the sides, and those of the tiles alone.
 
     Args:
         tiles: [K, h, w, C].
-        around: as `surround` takes it; some of it, and `pools_apart` of it.
-        window: (name, size, strides) as `pool` takes them.
+        around: as `surround` takes it.
+        window: (name, size, strides), of which `pools_apart` must hold.
     """
     name, size, strides = window
     sides = [
