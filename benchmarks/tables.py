@@ -185,7 +185,7 @@ TABLES = (
         _memory,
     ),
     Table(
-        {"convolution": "{what}", "tiles": "{tiles}"},
+        {"operation": "{what}", "tiles": "{tiles}"},
         {"plain": "{plain_ms:.2f}", "ours": "{cpu_ms:.2f}", "ratio": "{ratio:.1f}"},
         _lowerings,
     ),
