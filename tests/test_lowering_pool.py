@@ -117,3 +117,39 @@ def test_no_tile_is_copied_to_have_a_halo():
     program = jax.make_jaxpr(call)(2.0, state, frames, grid)
     shapes = {v.aval.shape for e in all_equations(program.jaxpr) for v in e.outvars}
     assert (3, 8, 8, 3) in shapes and (3, 17, 17, 3) not in shapes
+
+
+@pytest.mark.parametrize("pools_first", [True, False])
+def test_a_tensor_that_is_pooled_and_convolved_is_remembered_once(pools_first):
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+
+    def network(params, frames):
+        x = jnp.maximum(frames * params, 0.1)
+        axes = ((1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+        branches = [
+            lambda: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, *axes),
+            lambda: jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            ),
+        ]
+        made = [branch() for branch in (branches if pools_first else branches[::-1])]
+        return tuple(made)
+
+    sparse = bc_jax.blockcopy(network, block_size=16)
+    frames = jax.random.normal(jax.random.key(0), (2, 1, 32, 64, 3))
+    state, grid = sparse.init(2.0, frames[0]), np.ones(sparse.grid_shape(frames[0]), bool)
+    _, state = sparse(2.0, state, frames[0], grid)
+    grid[0, 0, 1:] = False
+    call = functools.partial(sparse, capacity=5)
+    program = jax.make_jaxpr(call)(2.0, state, frames[1], grid)
+    memories = {x.shape for x in jax.tree.leaves(state) if x.ndim == 3 and x.shape[0] == 8}
+    stores = [
+        e
+        for e in all_equations(program.jaxpr)
+        if e.primitive.name.startswith("scatter") and e.outvars[0].aval.shape in memories
+    ]
+    assert len(memories) == len(stores) == 1
+    where = np.kron(grid[0], np.ones((16, 16), bool))[..., None]
+    expected = network(2.0, jnp.where(where, frames[1], frames[0]))
+    for found, wanted in zip(jax.jit(call)(2.0, state, frames[1], grid)[0], expected, strict=True):
+        np.testing.assert_allclose(np.where(where, found, 0), np.where(where, wanted, 0), atol=1e-5)

@@ -1,7 +1,6 @@
 """Convolutions that are learnt from, without dilation and groups, and their gradients."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,34 +23,17 @@ def convolve_to_learn(x: jax.Array, kernel: jax.Array, how: Convolution) -> jax.
         kernel: [kh, kw, C, D], likewise.
         how: strides and padding, with neither dilation nor groups, and the default precision.
     """
-    whole = _in_vectors(x, 3), _in_vectors(kernel, 2)
-    # Several results at once are made of many sums, each of which is over a pixel's channels.
-    return _convolve(*(whole if _at_once(*whole, how) != _NONE else (x, kernel)), how)
+    at_once = _at_once(x, kernel, how)
+    if at_once != _NONE:
+        # Each is made of many sums, each of which is over a pixel's channels.
+        x, kernel = _in_vectors(x, 3), _in_vectors(kernel, 2)
+    return _convolve(x, kernel, how, at_once)
 
 
 def _in_vectors(x: jax.Array, axis: int) -> jax.Array:
     """An array with zeros after its channels, up to a whole number of a CPU's vectors."""
     widths = [(0, -x.shape[axis] % _VECTOR if i == axis else 0) for i in range(x.ndim)]
     return jnp.pad(x, widths)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve(x: jax.Array, kernel: jax.Array, how: Convolution) -> jax.Array:
-    return convolve(x, kernel, how)
-
-
-class _Seen(NamedTuple):
-    """What several results at once were made of, kept in place of the input: `winograd.see`."""
-
-    sums: tuple[jax.Array, ...]
-
-
-def _forward(x, kernel, how):
-    at_once = _at_once(x, kernel, how)
-    if at_once == _NONE:
-        return convolve(x, kernel, how), (x, kernel)
-    seen = see(pad(x, how.padding), at_once, x.dtype)
-    return convolve_seen(seen, SummedKernel.of(kernel, at_once)), (_Seen(seen), kernel)
 
 
 def _at_once(x, kernel, how: Convolution) -> tuple[int, int]:
@@ -62,16 +44,28 @@ def _at_once(x, kernel, how: Convolution) -> tuple[int, int]:
     return best_to_learn(x.shape[:3], kernel.shape)
 
 
-def _backward(how, kept, cotangent):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: jax.Array, kernel: jax.Array, how: Convolution, at_once) -> jax.Array:
+    return convolve(x, kernel, how)
+
+
+def _forward(x, kernel, how: Convolution, at_once):
+    if at_once == _NONE:
+        return convolve(x, kernel, how), (x, kernel)
+    # What several results at once are made of is kept in place of the input.
+    seen = see(pad(x, how.padding), at_once, x.dtype)
+    return convolve_seen(seen, SummedKernel.of(kernel, at_once)), (seen, kernel)
+
+
+def _backward(how: Convolution, at_once, kept, cotangent):
     x, kernel = kept
     if not backend.on_cpu():
         return _gradients_elsewhere(x, kernel, cotangent, how)
     cotangent = jax.lax.optimization_barrier(cotangent)  # computed once for all that read it
-    if isinstance(x, _Seen):
-        at_once = len(x.sums) - 2, len(x.sums[0]) - 2
+    if at_once != _NONE:
         before = tuple(low for low, _ in how.padding)
         kernel = SummedKernel.of(kernel, at_once)
-        return pull_back(x.sums, kernel, cotangent, before, cotangent.shape[1:3])
+        return pull_back(x, kernel, cotangent, before, cotangent.shape[1:3])
     by_kernel = _by_rows if how.strides == _NONE else _by_places
     return (
         _input_gradient(cotangent, kernel, x.shape[1:3], how),

@@ -199,19 +199,28 @@ def exchange_halo(
 def exchange_and_pool(
     tiles, memory: Memory, blocks: Blocks, window, *, halo: Halo, pad_value
 ) -> tuple[jax.Array, Memory] | None:
-    """As `exchange_halo` and then `lowering.pool`, where that is not the fastest; None elsewhere.
+    """As `exchange_halo` and then `lowering.pool`, where one kernel does both; None elsewhere.
 
     `window` is (name, size, strides) as `lowering.pool` takes them; `pad_value` changes no result.
     """
     how = _how(tiles, memory, blocks, halo, pad_value)
-    if lowering.pools_at_once(tiles, memory.array, how, window):
-        return _at_once(how, window, tiles, memory, blocks)
-    if isinstance(memory, Frames) or not lowering.pools_apart(how.tile[:2], halo, window):
+    if not lowering.pools_at_once(tiles, memory.array, how, window):
         return None
-    memory = store(memory, tiles, blocks)
+    return _at_once(how, window, tiles, memory, blocks)
+
+
+def pools_apart(tiles, memory: Memory, window, halo: Halo) -> bool:
+    """Whether `pool_apart` is the fastest."""
+    return isinstance(memory, Strips) and lowering.pools_apart(tiles.shape[1:3], halo, window)
+
+
+def pool_apart(
+    tiles, memory: Strips, blocks: Blocks, window, *, halo: Halo, pad_value
+) -> jax.Array:
+    """As `read_halo` and then `lowering.pool`, without a copy of each tile that has a halo."""
     outside = _outside(pad_value, tiles.dtype)
     around = _read_strips(tiles, memory, blocks, outside, halo=halo, apart=True)
-    return lowering.pool_apart(tiles, around, window), memory
+    return lowering.pool_apart(tiles, around, window)
 
 
 def write_tiles(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array:

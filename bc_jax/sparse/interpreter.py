@@ -124,13 +124,15 @@ class Context:
         """
         if self.memory is None or not self.remembers(x) or halo == Halo():
             return None
-        memory = self.memory["halos"]
-        wanted = {"halo": halo, "pad_value": pad_value}
-        pooled = halos.exchange_and_pool(x.tiles, memory[x.key], self.blocks, window, **wanted)
-        if pooled is None:
+        memory, how = self.memory["halos"], {"halo": halo, "pad_value": pad_value}
+        pooled = halos.exchange_and_pool(x.tiles, memory[x.key], self.blocks, window, **how)
+        if pooled is not None:
+            result, memory[x.key] = pooled
+        elif halos.pools_apart(x.tiles, memory[x.key], window, halo):
+            result = halos.pool_apart(x.tiles, self._stored(x), self.blocks, window, **how)
+        else:
             return None
         self.halo_read = halo
-        result, memory[x.key] = pooled
         return result
 
     def reads_kernel(self, operand: int | Constant, ready: Ready) -> None:
