@@ -17,6 +17,7 @@ from bc_jax.sparse.halo import (
     Strips,
     exchange_plainly,
     memory_shape,
+    resize,
     window_halo,
     write_tiles,
 )
@@ -140,7 +141,7 @@ def at_once(monkeypatch):
     """Halos are exchanged by a GPU's kernel, which is interpreted."""
     monkeypatch.setattr(halo_lines, "exchanges_at_once", lambda *_: True)
     monkeypatch.setattr(lowering, "exchanges_at_once", lambda *_: True)
-    for name in ("exchange", "exchange_and_pool"):
+    for name in ("exchange", "exchange_and_pool", "exchange_and_resize"):
         interpreted = functools.partial(getattr(lowering, name), interpret=True)
         monkeypatch.setattr(lowering, name, interpreted)
 
@@ -263,6 +264,74 @@ def test_which_pools_a_kernel_is_there_for(window, pools, at_once):
     tile, halo = (12, 10, 3), (4, 4, 4, 4)
     how = lowering.Exchange((N, GH, GW), tile, halo, halo, True, -np.inf)
     assert lowering.pools_at_once(jnp.zeros((2, *tile)), jnp.zeros(9), how, window) == pools
+
+
+def enlarging(method, factor, axis):
+    """The map along an axis of tiles of 12 x 10, and the halo that it reads."""
+    if factor is None:
+        return None, (0, 0)
+    blocks, tile = ((GH, 12), (GW, 10))[axis]
+    identity = np.eye(blocks * tile)
+    shape = (blocks * tile * factor, blocks * tile)
+    matrix = np.asarray(jax.image.resize(identity, shape, method))
+    axis_map = lowering.axis_map(matrix, blocks, tile)
+    assert axis_map.taps is not None
+    return axis_map, (axis_map.before, axis_map.after)
+
+
+@pytest.mark.parametrize("narrower", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "method, factors",
+    [
+        ("bilinear", (2, 2)),
+        ("bilinear", (3, 2)),
+        ("bilinear", (4, None)),
+        ("bilinear", (None, 3)),
+        ("bilinear", (1, 5)),
+    ],
+)
+def test_a_kernel_resizes_what_the_exchange_and_then_resizing_show(
+    method, factors, dtype, narrower
+):
+    rng, shape, tile = np.random.default_rng(0), (N, GH, GW), (12, 10, 3)
+    maps, sides = zip(*(enlarging(method, f, axis) for axis, f in enumerate(factors)), strict=True)
+    halo = sparse.Halo(*sides[0], *sides[1])
+    kept = halo.union(sparse.Halo(2, 1, 1, 2)) if narrower else halo
+    memory = memory_shape(kept, shape, tile, dtype)
+    memory = jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), dtype), memory)
+    blocks = blocks_of(grids(), N * GH * GW)
+    executed = int(grids().sum())
+    tiles = jnp.asarray(rng.normal(size=(blocks.capacity, *tile)), dtype)
+    tiles = tiles.at[0, 0, 0, 0].set(jnp.inf)  # is multiplied by no weight that is zero
+    frames = isinstance(memory, Frames)
+    how = lowering.Exchange(shape, tile, tuple(halo), tuple(kept), frames)
+    made, array = lowering.exchange_and_resize(
+        tiles, memory.array, blocks.index, blocks.slots, how, maps, interpret=True
+    )
+    padded, after = exchange_plainly(tiles, memory, blocks, halo=halo)
+    plain = resize(padded, blocks, maps=maps, dtype=dtype)
+    np.testing.assert_array_equal(array, after.array)
+    assert made.dtype == plain.dtype and made.shape == plain.shape
+    made, plain = (np.asarray(x[:executed], np.float32) for x in (made, plain))
+    np.testing.assert_allclose(made, plain, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method, channels, dtype, resizes",
+    [
+        ("bilinear", 3, "float32", True),
+        ("bilinear", 3, "bfloat16", False),  # results of another type than the tiles
+        ("bilinear", 4096, "float32", False),  # too many reads to write out
+        ("cubic", 3, "float32", False),  # other weights at the image's sides
+    ],
+)
+def test_which_resizings_a_kernel_is_there_for(method, channels, dtype, resizes, at_once):
+    matrix = np.asarray(jax.image.resize(np.eye(GW * 10), (GW * 20, GW * 10), method))
+    maps = None, lowering.axis_map(matrix, GW, 10)
+    how = lowering.Exchange((N, GH, GW), (12, 10, channels), (0, 0, 3, 3), (0, 0, 3, 3), True)
+    tiles = jnp.zeros((2, 12, 10, channels))
+    assert lowering.resizes_at_once(tiles, jnp.zeros(9), how, maps, jnp.dtype(dtype)) == resizes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])

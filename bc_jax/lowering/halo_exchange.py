@@ -3,6 +3,7 @@
 Each instance of the kernel makes one row of one tile with its halo.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -73,12 +74,25 @@ def _make_row(index, slots, tiles, memory, padded, kept, *, how: Exchange, palla
     move(pieces, tiles, memory, how, pallas, triton)
 
 
-def ends_to_keep(there: Line, kept, how: Exchange) -> list[Piece]:
+def keep_row(there: Line, kept, how: Exchange, when) -> list[Piece]:
+    """The pieces of a tile's own row that is kept, in whole or its ends, and only `when` it is."""
+    h, w, _ = how.tile
+    places = [(at, wanted & when) for at, wanted in halo_lines.rows_to_keep(there, how)]
+    pieces = []
+    if places:
+        wanted = functools.reduce(jnp.logical_or, [wanted for _, wanted in places])
+        at_tile = (there.tile.k * h + there.own) * w
+        pieces = pieces_of(how, w, at_tile, wanted, [(kept, *place) for place in places])
+    return pieces + ends_to_keep(there, kept, how, when)
+
+
+def ends_to_keep(there: Line, kept, how: Exchange, when=True) -> list[Piece]:
     """The pieces of a tile's own row that are kept since they are its first or last pixels."""
     h, w, _ = how.tile
     row = (there.tile.k * h + jnp.clip(there.own, 0, h - 1)) * w
     pieces = []
     for place, wanted, first, last in halo_lines.columns_to_keep(there, how):
+        wanted &= when
         pieces += pieces_of(how, last - first, row + first, wanted, [(kept, place, wanted)])
     return pieces
 

@@ -155,13 +155,15 @@ class Line(NamedTuple):
     mine: jax.Array
 
     @classmethod
-    def of(cls, tile: Tile, line, how: Exchange) -> "Line":
-        """The `line`-th of a tile with its halo."""
+    def of(cls, tile: Tile, line, how: Exchange, *, nearest: bool = False) -> "Line":
+        """The `line`-th of a tile with its halo; or the image's nearest to it."""
         rows, h = how.grid_shape[1], how.tile[0]
         own = line - how.halo[0]
         y = tile.row * h + own
         inside = (y >= 0) & (y < rows * h)
         y = jnp.clip(y, 0, rows * h - 1)
+        if nearest:
+            inside, own = y >= 0, y - tile.row * h
         return cls(tile, inside, y, y // h, y % h, own, (own >= 0) & (own < h))
 
 

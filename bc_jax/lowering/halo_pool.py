@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax.lowering import halo_lines
-from bc_jax.lowering.halo_exchange import ends_to_keep, move, pieces_of
+from bc_jax.lowering.halo_exchange import keep_row, move
 from bc_jax.lowering.halo_lines import Exchange, Line, Tile
 from bc_jax.lowering.pool import POOL
 
@@ -87,10 +87,5 @@ def _make_row(index, slots, tiles, memory, results, kept, *, how, window, pallas
     pieces = []
     for i in range(down):
         line = Line.of(tile, top + row * down + i, how)
-        places = halo_lines.rows_to_keep(line, how)
-        if places:
-            wanted = functools.reduce(jnp.logical_or, [wanted for _, wanted in places])
-            at_tile = (k * h + line.own) * w
-            pieces += pieces_of(how, w, at_tile, wanted, [(kept, *place) for place in places])
-        pieces += ends_to_keep(line, kept, how)
+        pieces += keep_row(line, kept, how, when=True)
     move(pieces, tiles, memory, how, pallas, triton)

@@ -192,12 +192,12 @@ def exchange_halo(
     """
     how = _how(tiles, memory, blocks, halo, pad_value)
     if lowering.exchanges_at_once(tiles, memory.array, how):
-        return _at_once(how, None, tiles, memory, blocks)
+        return _at_once(how, lowering.exchange, None, tiles, memory, blocks)
     return exchange_plainly(tiles, memory, blocks, halo=halo, pad_value=pad_value)
 
 
 def exchange_and_pool(
-    tiles, memory: Memory, blocks: Blocks, window, *, halo: Halo, pad_value
+    tiles, memory: Memory, blocks: Blocks, *, window, halo: Halo, pad_value
 ) -> tuple[jax.Array, Memory] | None:
     """As `exchange_halo` and then `lowering.pool`, where one kernel does both; None elsewhere.
 
@@ -206,7 +206,35 @@ def exchange_and_pool(
     how = _how(tiles, memory, blocks, halo, pad_value)
     if not lowering.pools_at_once(tiles, memory.array, how, window):
         return None
-    return _at_once(how, window, tiles, memory, blocks)
+
+    def plainly(padded, _):
+        name, size, strides = window
+        return lowering.pool(padded, name, size=size, strides=strides, dilation=(1, 1))
+
+    kernel = functools.partial(lowering.exchange_and_pool, window=window)
+    return _at_once(how, kernel, plainly, tiles, memory, blocks)
+
+
+def exchange_and_resize(
+    tiles, memory: Memory, blocks: Blocks, *, maps, dtype, halo: Halo
+) -> tuple[jax.Array, Memory] | None:
+    """As `exchange_halo` and then `resize`, where one kernel does both; None elsewhere."""
+    how = _how(tiles, memory, blocks, halo, 0)
+    if not lowering.resizes_at_once(tiles, memory.array, how, maps, dtype):
+        return None
+
+    plainly = functools.partial(resize, maps=maps, dtype=dtype)
+    kernel = functools.partial(lowering.exchange_and_resize, maps=maps)
+    return _at_once(how, kernel, plainly, tiles, memory, blocks)
+
+
+def resize(tiles: jax.Array, blocks: Blocks, *, maps, dtype) -> jax.Array:
+    """Tiles with their halo by maps of `lowering.axis_map`, or None, along rows and columns."""
+    for along, axis_map in enumerate(maps):
+        if axis_map is not None:
+            place = blocks.coordinates[1 + along]
+            tiles = lowering.apply_axis_map(tiles, axis_map, place, 1 + along, dtype)
+    return tiles
 
 
 def pools_apart(tiles, memory: Memory, window, halo: Halo) -> bool:
@@ -215,7 +243,7 @@ def pools_apart(tiles, memory: Memory, window, halo: Halo) -> bool:
 
 
 def pool_apart(
-    tiles, memory: Strips, blocks: Blocks, window, *, halo: Halo, pad_value
+    tiles, memory: Strips, blocks: Blocks, *, window, halo: Halo, pad_value
 ) -> jax.Array:
     """As `read_halo` and then `lowering.pool`, without a copy of each tile that has a halo."""
     outside = _outside(pad_value, tiles.dtype)
@@ -228,7 +256,7 @@ def write_tiles(dense: jax.Array, tiles: jax.Array, blocks: Blocks) -> jax.Array
     memory, tiles = Frames(dense, Halo()), tiles.astype(dense.dtype)
     how = _how(tiles, memory, blocks, Halo(), 0)
     if lowering.exchanges_at_once(tiles, dense, how):
-        return _at_once(how, None, tiles, memory, blocks)[1].array
+        return _at_once(how, lowering.exchange, None, tiles, memory, blocks)[1].array
     return combine(dense, tiles, blocks)
 
 
@@ -250,31 +278,25 @@ def exchange_plainly(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_v
     return read_halo(tiles, memory, blocks, halo=halo, pad_value=pad_value), memory
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _at_once(how: lowering.Exchange, window, tiles, memory: Memory, blocks: Blocks):
-    """One kernel exchanges halos, and pools where there is a window."""
-    kernel = lowering.exchange
-    if window:
-        kernel = functools.partial(lowering.exchange_and_pool, window=window)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _at_once(how: lowering.Exchange, kernel, then, tiles, memory: Memory, blocks: Blocks):
+    """One kernel for halos and what comes `then`: None, or a function of tiles with their halo."""
     flat = tiles.reshape(*tiles.shape[:3], -1)
     made, array = kernel(flat, memory.array, blocks.index, blocks.slots, how)
     return made.reshape(*made.shape[:3], *tiles.shape[3:]), memory.replace(array=array)
 
 
 @_at_once.defjvp
-def _at_once_jvp(how: lowering.Exchange, window, primals, tangents):
+def _at_once_jvp(how: lowering.Exchange, kernel, then, primals, tangents):
     *primals, blocks = primals
 
     def plainly(tiles, memory):
         halo = {"halo": Halo(*how.halo), "pad_value": how.pad_value}
         made, memory = exchange_plainly(tiles, memory, blocks, **halo)
-        if window:
-            name, size, strides = window
-            made = lowering.pool(made, name, size=size, strides=strides, dilation=(1, 1))
-        return made, memory
+        return then(made, blocks) if then else made, memory
 
     _, tangents = jax.jvp(plainly, tuple(primals), tuple(tangents[:2]))
-    return _at_once(how, window, *primals, blocks), tangents
+    return _at_once(how, kernel, then, *primals, blocks), tangents
 
 
 def read_halo(tiles, memory: Memory, blocks: Blocks, *, halo: Halo, pad_value=0) -> jax.Array:

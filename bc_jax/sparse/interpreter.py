@@ -116,24 +116,32 @@ class Context:
     def pool(self, x: Blocked, halo: Halo, pad_value, window) -> jax.Array | None:
         """The tiles of `x` pooled without a copy that has a halo, where it is faster; else None.
 
-        Args:
-            x: the value.
-            halo: that the window reads.
-            pad_value: what changes no result.
-            window: (name, size, strides) as `lowering.pool` takes them.
+        `window` is (name, size, strides) as `lowering.pool` takes them; `pad_value` changes no
+        result.
         """
-        if self.memory is None or not self.remembers(x) or halo == Halo():
+        how = {"pad_value": pad_value, "window": window}
+        result = self.at_once(x, halo, halos.exchange_and_pool, **how)
+        if result is not None or not self._exchanges(x, halo):
+            return result
+        if halos.pools_apart(x.tiles, self.memory["halos"][x.key], window, halo):
+            self.halo_read = halo
+            result = halos.pool_apart(x.tiles, self._stored(x), self.blocks, halo=halo, **how)
+        return result
+
+    def at_once(self, x: Blocked, halo: Halo, exchange, **how) -> jax.Array | None:
+        """What a kernel makes of `x` and its halo: `exchange`, of `halos`; None without one."""
+        if not self._exchanges(x, halo):
             return None
-        memory, how = self.memory["halos"], {"halo": halo, "pad_value": pad_value}
-        pooled = halos.exchange_and_pool(x.tiles, memory[x.key], self.blocks, window, **how)
-        if pooled is not None:
-            result, memory[x.key] = pooled
-        elif halos.pools_apart(x.tiles, memory[x.key], window, halo):
-            result = halos.pool_apart(x.tiles, self._stored(x), self.blocks, window, **how)
-        else:
+        memory = self.memory["halos"]
+        made = exchange(x.tiles, memory[x.key], self.blocks, halo=halo, **how)
+        if made is None:
             return None
         self.halo_read = halo
+        result, memory[x.key] = made
         return result
+
+    def _exchanges(self, x: Blocked, halo: Halo) -> bool:
+        return self.memory is not None and self.remembers(x) and halo != Halo()
 
     def reads_kernel(self, operand: int | Constant, ready: Ready) -> None:
         """Notes how a convolution on blocks has its kernel, for what is made once."""

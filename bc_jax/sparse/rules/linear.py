@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import lowering
+from bc_jax.sparse import halo as halos
 from bc_jax.sparse import sides
 from bc_jax.sparse.borders import Border, split_index
 from bc_jax.sparse.halo import Halo
@@ -160,11 +161,11 @@ def _halo(maps) -> Halo:
 
 def finish_resize(context, x: Resized) -> Blocked:
     """Carry out a resizing: one halo for both axes, as one layer."""
-    tiles = context.exchange(x.source, _halo(x.maps), 0)
-    for along, axis_map in enumerate(x.maps):
-        if axis_map is not None:
-            place = context.blocks.coordinates[1 + along]
-            tiles = lowering.apply_axis_map(tiles, axis_map, place, 1 + along, x.dtype)
+    how = {"maps": x.maps, "dtype": x.dtype}
+    tiles = context.at_once(x.source, _halo(x.maps), halos.exchange_and_resize, **how)
+    if tiles is None:
+        tiles = context.exchange(x.source, _halo(x.maps), 0)
+        tiles = halos.resize(tiles, context.blocks, **how)
     return Blocked(tiles, x.axes, key=x.key)
 
 
