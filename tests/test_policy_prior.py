@@ -1,12 +1,14 @@
 """The prior's statistics, its scores, and the budget that they are held to."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bc_jax.lowering import backend, level
 from bc_jax.policy import FIRST_GAIN, block_price, next_running_gain, spend_budget
-from bc_jax.policy import budget as budgets
 from bc_jax.policy.prior import (
     AGE_WEIGHT,
     SHARED,
@@ -23,10 +25,12 @@ def _scores(seed=0, shape=(2, 3, 4)):
     return 5 * jax.random.normal(jax.random.key(seed), shape)
 
 
-@pytest.fixture(params=[False, True], ids=["elsewhere", "on a GPU"])
+@pytest.fixture(params=["plainly", "in one kernel"])
 def ways(request, monkeypatch):
-    """The price is found in many steps of few places, or in few of many."""
-    monkeypatch.setattr(budgets, "on_gpu", lambda: request.param)
+    """How the price is found; a GPU's kernel is interpreted."""
+    if request.param == "in one kernel":
+        interpreted = functools.partial(level.level_at_once, interpret=True)
+        monkeypatch.setattr(level, "level_plainly", interpreted)
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.3, 0.9])
@@ -35,8 +39,17 @@ def test_budget_is_spent_in_every_stream(budget, ways):
     logits = jax.jit(spend_budget)(scores, budget)
     np.testing.assert_allclose(jax.nn.sigmoid(logits).mean(axis=(1, 2)), budget, atol=1e-4)
     # Only the level changes.
-    level = np.asarray(logits - scores)
-    np.testing.assert_allclose(level, np.broadcast_to(level[:, :1, :1], level.shape), atol=1e-4)
+    price = np.asarray(scores - logits)
+    np.testing.assert_allclose(price, np.broadcast_to(price[:, :1, :1], price.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 128, 500])
+@pytest.mark.parametrize("gpu_runs", [False, True])
+def test_a_kernel_finds_the_price_that_is_found_plainly(gpu_runs, blocks, monkeypatch):
+    monkeypatch.setattr(backend, "on_gpu", lambda: gpu_runs)
+    scores = _scores(shape=(3, blocks))
+    found = level.level_at_once(scores, jnp.float32(0.3), interpret=True)
+    np.testing.assert_allclose(found, level.level_plainly(scores, 0.3), atol=1e-5)
 
 
 def test_budget_by_hand(ways):

@@ -13,6 +13,7 @@ from bc_jax.lowering.halo_exchange import exchange
 from bc_jax.lowering.halo_lines import Exchange, exchanges_at_once
 from bc_jax.lowering.halo_pool import exchange_and_pool, pools_at_once
 from bc_jax.lowering.halo_resize import exchange_and_resize, resizes_at_once
+from bc_jax.lowering.level import sigmoid_level
 from bc_jax.lowering.pool import pool, pool_apart, pools_apart
 from bc_jax.lowering.product import dot_general
 from bc_jax.lowering.resample import apply_axis_map, axis_map
@@ -28,5 +29,5 @@ __all__ = [
     "dot_general", "exchange", "exchange_and_pool", "exchange_and_resize", "exchanges_at_once",
     "for_all_rows", "half_of", "jit", "kernel_order", "make_ready", "moves", "on_gpu", "pool",
     "pool_apart", "pools_apart", "pools_at_once", "reads_taps", "relative_entropy",
-    "resizes_at_once", "softmax", "sum_rows", "surround", "widened",
+    "resizes_at_once", "sigmoid_level", "softmax", "sum_rows", "surround", "widened",
 ]  # fmt: skip
