@@ -23,6 +23,7 @@ from benchmarks import (
     against_torch,
     cases,
     clip,
+    compiled,
     dtypes,
     gpu_check,
     host,
@@ -664,3 +665,41 @@ def test_networks_of_other_kinds_run_on_blocks(name):
     out = jax.eval_shape(loaded.sparse.apply_fn, loaded.params, loaded.frames[0])
     side = 16 if name == "segformer_b0" else 4
     assert (out.shape, out.dtype) == ((1, side, side, networks.CLASSES), jnp.float32)
+
+
+PROGRAM = """HloModule jit_f
+
+%fused (p: f32[4,8]) -> f32[4] {
+  ROOT %r = f32[4]{0} reduce(%p), dimensions={1}
+}
+
+ENTRY %main (a: f32[4,8], b: bf16[8]) -> (f32[4], bf16[8]) {
+  %a = f32[4,8]{1,0} parameter(0)
+  %b = bf16[8]{0} parameter(1), metadata={op_name="b"}
+  %sum = f32[4]{0} fusion(%a), kind=kInput, calls=%fused, metadata={op_name="jit(f)/reduce_sum"}
+  %view = f32[2,2]{1,0} bitcast(%sum)
+  %call = (bf16[8]{0}, s8[64]{0}) custom-call(%b, %view), metadata={op_name="jit(f)/dot"}
+  %first = bf16[8]{0} get-tuple-element(%call), index=0
+  %copy = bf16[8]{0} copy(%b)
+  %last = bf16[8]{0} fusion(%first, %copy), kind=kLoop, calls=%other
+  ROOT %tuple = (f32[4]{0}, bf16[8]{0}) tuple(%sum, %last)
+}
+"""
+
+
+def test_the_kernels_of_a_program_and_which_wait_for_each_other():
+    kernels = compiled.kernels_of(PROGRAM)
+    assert [(k.name, k.of) for k in kernels] == [
+        ("sum", "jit(f)/reduce_sum"), ("call", "jit(f)/dot"), ("copy", ""), ("last", "")
+    ]  # fmt: skip
+    assert [(k.reads, k.writes) for k in kernels] == [(128, 16), (32, 16), (16, 16), (32, 16)]
+    assert set(kernels[3].needs) == {"call", "copy"} and kernels[2].needs == ()
+    assert [k.name for k in compiled.longest(kernels)] == ["sum", "call", "last"]
+    assert compiled.longest([]) == []
+
+
+def test_compiling_for_a_gpu_without_xla_for_it_says_what_is_missing():
+    if importlib.util.find_spec("jax_plugins") or jax.default_backend() != "cpu":
+        pytest.skip("XLA for CUDA is here")
+    with pytest.raises(SystemExit, match=r"pip install '\.\[cuda\]'"):
+        compiled.measure()
