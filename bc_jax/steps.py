@@ -19,7 +19,7 @@ from bc_jax.policy import Gain, Observation, PolicyConfig, PolicyState
 from bc_jax.policy.baselines import NAMES as BASELINES
 from bc_jax.policy.inputs import resize_nearest
 from bc_jax.runner_state import Decision, Outcome, RunnerState
-from bc_jax.sparse import BlockCopy, Blocks, FrameState, block_index, split
+from bc_jax.sparse import BlockCopy, Blocks, FrameState, split
 
 
 def whole_streams(frames) -> jax.Array:
@@ -339,7 +339,7 @@ class Steps:
 
     def _gain(self, before: jax.Array, after: jax.Array, grid: jax.Array, capacity: int):
         """What each executed block gained, and 0 for the others: float32 [N, Gh, Gw]."""
-        blocks = Blocks(block_index(grid, capacity=capacity), grid.shape)
+        blocks = Blocks.of(grid, capacity=capacity)
         tiles = (split(seen, blocks) for seen in (before, after))
         gain = policies.information_gain(*tiles, (1, 1), self._policy).reshape(-1)
         none = jnp.zeros(blocks.total, jnp.float32)

@@ -20,7 +20,7 @@ from bc_jax.lowering import Convolution, best_ready, convolve_taps, make_ready
 from bc_jax.lowering.convolution import convolve_on_cpu, convolve_plainly
 from bc_jax.lowering.pool import pool_apart, pool_together
 from bc_jax.lowering.softmax import relative_entropy, relative_entropy_plainly, softmax
-from bc_jax.sparse import Blocks, Halo, block_index, keep_memory
+from bc_jax.sparse import Blocks, Halo, keep_memory
 from bc_jax.sparse.halo import Frames, read_halo, read_shifted
 from bc_jax.timing import alternate
 from benchmarks import cases
@@ -96,7 +96,7 @@ def _transposed(size: int) -> Convolution:
 
 def _dilated(dtype):
     """Likewise: halos read and convolved, moved tiles read and convolved."""
-    blocks = Blocks(block_index(random_grids(GRID, EXECUTED, 1)[0], capacity=EXECUTED), GRID)
+    blocks = Blocks.of(random_grids(GRID, EXECUTED, 1)[0], capacity=EXECUTED)
     for tile, features, dilation in (
         ((16, 16, 12), 12, 16),
         ((8, 8, 25), 25, 4),

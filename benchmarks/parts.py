@@ -23,7 +23,7 @@ from bc_jax import lowering
 from bc_jax.bench import random_grids
 from bc_jax.lowering import Convolution, best_ready, convolve, convolve_taps, make_ready
 from bc_jax.programs import compile_program
-from bc_jax.sparse import Blocks, Halo, Row, block_index, exchange_halo, split
+from bc_jax.sparse import Blocks, Halo, Row, exchange_halo, split
 from bc_jax.sparse.halo import (
     Frames,
     Memory,
@@ -113,7 +113,7 @@ def measure(
     loaded = load(case)
     executed = case.executed(fraction)
     grid = random_grids(loaded.grid_shape, executed, 1)[0]
-    blocks = Blocks(block_index(grid, capacity=executed), loaded.grid_shape)
+    blocks = Blocks.of(grid, capacity=executed)
     found = operations(loaded)
     parts = [*_convolutions(found, blocks), *_halos(found, blocks), *_copies(loaded, blocks)]
     rows = [_row(part, executed / case.blocks, repeats, warm_up) for part in parts]

@@ -55,6 +55,17 @@ def test_index_keeps_the_first_blocks_where_there_are_more(count):
     np.testing.assert_array_equal(index, [0, 1, 2])
 
 
+@pytest.mark.parametrize("capacity", [1, 7, N * GH * GW])
+def test_blocks_of_a_grid_are_those_of_its_index(capacity, count):
+    grid = jnp.asarray(grids())
+    blocks = sparse.Blocks.of(grid, capacity=capacity)
+    same = sparse.Blocks(sparse.block_index(grid, capacity=capacity), grid.shape)
+    assert blocks.grid_shape == same.grid_shape
+    for found, wanted in zip(jax.tree.leaves(blocks), jax.tree.leaves(same), strict=True):
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_executed_grid_undoes_the_index(count):
     grid = grids()
     np.testing.assert_array_equal(sparse.executed_grid(blocks_of(grid)), grid)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from bc_jax import lowering
 
-# Comparisons that find an index, in fewer kernels of a GPU than counting and scattering.
+# Comparisons of blocks with each other, in fewer kernels of a GPU than counting and scattering.
 _FEW = 2**18
 
 
@@ -28,14 +28,25 @@ class Blocks:
         slots: int32 [N * Gh * Gw], where each block stands in the index, -1 where it does not.
     """
 
-    def __init__(self, index: jax.Array, grid_shape: tuple[int, int, int]):
-        """Both as the attributes of these names."""
+    def __init__(self, index: jax.Array, grid_shape: tuple[int, int, int], slots=None):
+        """All as the attributes of these names; None finds the slots."""
         self.index, self.grid_shape = index, grid_shape
         _, gh, gw = grid_shape
         safe = jnp.minimum(index, self.total - 1)
         self.coordinates = (safe // (gh * gw), safe // gw % gh, safe % gw)
-        places = jnp.arange(self.capacity, dtype=jnp.int32)
-        self.slots = jnp.full(self.total, -1, jnp.int32).at[index].set(places, mode="drop")
+        if slots is None:
+            places = jnp.arange(self.capacity, dtype=jnp.int32)
+            slots = jnp.full(self.total, -1, jnp.int32).at[index].set(places, mode="drop")
+        self.slots = slots
+
+    @classmethod
+    def of(cls, grid: jax.Array, *, capacity: int) -> "Blocks":
+        """Those of a grid, bool [N, Gh, Gw], numbered as `block_index` does."""
+        slots = None
+        if grid.size**2 <= _FEW:
+            before = _before(grid)
+            slots = jnp.where(grid.reshape(-1) & (before < capacity), before, -1)
+        return cls(block_index(grid, capacity=capacity), grid.shape, slots)
 
     def tree_flatten(self):
         """As JAX asks for it."""
@@ -89,11 +100,17 @@ def block_index(grid: jax.Array, *, capacity: int) -> jax.Array:
         int32 [K]; unused places hold N * Gh * Gw, "no block".
     """
     flat = grid.reshape(-1)
-    if capacity * flat.size <= _FEW:
-        upto = jnp.cumsum(flat, dtype=jnp.int32)
-        places = jnp.arange(capacity, dtype=jnp.int32)
-        return (upto[None, :] <= places[:, None]).sum(axis=1, dtype=jnp.int32)
+    if flat.size**2 <= _FEW:
+        blocks, places = (jnp.arange(n, dtype=jnp.int32) for n in (flat.size, capacity))
+        found = flat[None, :] & (_before(grid)[None, :] == places[:, None])
+        return jnp.where(found, blocks[None, :], flat.size).min(axis=1)
     return jnp.flatnonzero(flat, size=capacity, fill_value=flat.size).astype(jnp.int32)
+
+
+def _before(grid: jax.Array) -> jax.Array:
+    """How many of a grid come before each block: int32 [N * Gh * Gw]."""
+    flat, blocks = grid.reshape(-1), jnp.arange(grid.size, dtype=jnp.int32)
+    return (flat[None, :] & (blocks[None, :] < blocks[:, None])).sum(axis=1, dtype=jnp.int32)
 
 
 def by_block(dense: jax.Array, grid_shape: tuple[int, int, int]) -> jax.Array:

@@ -15,7 +15,7 @@ from bc_jax import lowering
 from bc_jax.lowering import SummedKernel
 from bc_jax.sparse.advice import warn_of_no_gain
 from bc_jax.sparse.batches import keep_batches
-from bc_jax.sparse.blocks import Blocks, block_index, executed_grid, split
+from bc_jax.sparse.blocks import Blocks, executed_grid, split
 from bc_jax.sparse.borders import keep_borders
 from bc_jax.sparse.explain import Report, make_report
 from bc_jax.sparse.halo import write_tiles
@@ -172,7 +172,7 @@ class BlockCopy:
             if after is not None:
                 return after
             grid = jnp.ones(grid_shape, bool)
-        blocks = Blocks(block_index(grid, capacity=capacity), traced.grid_shape)
+        blocks = Blocks.of(grid, capacity=capacity)
         tiles = split(frames, blocks)
         kept_frames = write_tiles(state.frames, tiles, blocks)
         memory = {kind: dict(kept) for kind, kept in state.memory.items()}
