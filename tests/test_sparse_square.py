@@ -84,3 +84,34 @@ def test_an_executed_block_is_this_frames(network):
     state = run(None, sparse.init(None, before), before)
     state = run(None, state, frames, grid)
     assert_close(state.outputs, network(frames))
+
+
+def kernel_of(weights, x):
+    """3 x 3 numbers for the frame, which are no image."""
+    return (x.mean((1, 2)) @ weights).reshape(-1, 3, 3, 4)
+
+
+def by_its_own_kernel(weights, x):
+    kernel, (h, w) = kernel_of(weights, x) @ np.ones((4, 1), np.float32), x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return sum(
+        x[:, i : i + h, j : j + w] * kernel[:, i, j][:, None, None]
+        for i in range(3)
+        for j in range(3)
+    )
+
+
+@pytest.mark.parametrize("network", [kernel_of, by_its_own_kernel])
+def test_what_is_made_of_the_whole_frame_is_no_image_whatever_its_shape(network):
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(3, 36)).astype(np.float32)
+    old, new = rng.random((2, 1, 48, 48, 3), dtype=np.float32)
+    sparse, grid = bc_jax.blockcopy(network, 16), np.zeros((1, 3, 3), bool)
+    grid[0, 0, 0] = True
+    held = old.copy()
+    held[:, :16, :16] = 3 * new[:, :16, :16]
+    _, state = sparse(weights, sparse.init(weights, old), old)
+    out, _ = sparse(weights, state, 3 * new, grid)
+    expected = network(weights, jnp.asarray(held))
+    shown = slice(None) if network is kernel_of else slice(16)
+    assert_close(out[:, shown, shown], expected[:, shown, shown])

@@ -389,3 +389,64 @@ def test_explain_computes_nothing():
     report = bc_jax.blockcopy(network, block_size=128).explain(jax.eval_shape(params), frames)
     pixels = 512 * 1024
     assert report.macs == pixels * 9 * (3 * 6 + 6 * 6 + 6 * 4)
+
+
+@pytest.mark.parametrize("dtype, gain", [("bfloat16", 0.5), ("uint8", 2), ("float32", 2)])
+def test_a_number_among_the_parameters_takes_the_type_of_what_it_meets(dtype, gain):
+    def scaled(p, x):
+        return x * p["gain"]
+
+    x = jnp.full((1, 16, 16, 3), 200).astype(dtype)
+    sparse, given = bc_jax.blockcopy(scaled, 8), {"gain": gain}
+    out, _ = sparse(given, sparse.init(given, x), x)
+    assert out.dtype == x.dtype
+    assert_equal(out, scaled(given, x))
+    strong = {"gain": jnp.asarray(gain, jnp.float32)}  # is another program
+    assert sparse(strong, sparse.init(strong, x), x)[0].dtype == scaled(strong, x).dtype
+
+
+def row_attention(_, x):
+    scores = jnp.einsum("nhwc,nhvc->nhwv", x, jnp.tanh(x))
+    return jnp.einsum("nhwv,nhvc->nhwc", jax.nn.softmax(scores, -1), x)
+
+
+@pytest.mark.parametrize("rows, streams", [(1, 1), (2, 1), (1, 2)])
+def test_attention_along_rows_under_plain_jit(rows, streams):
+    # XLA computes a softmax of a product with an array repeated for each tile wrongly.
+    x = jax.random.uniform(jax.random.key(0), (streams, 8 * rows, 32, 3))
+    sparse = bc_jax.blockcopy(row_attention, 8)
+    grid = jnp.ones(sparse.grid_shape(x), bool)
+    expected = row_attention(None, x)
+    for run in (sparse, jax.jit(sparse), sparse.jit()):
+        out, _ = run(None, sparse.init(None, x), x, grid)
+        assert_close(out, expected)
+
+
+TABLE, KNOTS = np.arange(20.0).reshape(5, 4).astype(np.float32), np.linspace(0, 1, 9)
+
+OPERATIONS = {
+    "apply": lambda x: x.at[..., 0].apply(jnp.tanh),
+    "tile": lambda x: jnp.tile(x, (1, 1, 1, 2)),
+    "interp": lambda x: jnp.interp(x, KNOTS, KNOTS**2),
+    "searchsorted": lambda x: jnp.searchsorted(KNOTS, x).astype(jnp.float32),
+    "digitize": lambda x: jnp.digitize(x, KNOTS).astype(jnp.float32),
+    "a table by pixels that were flipped": lambda x: jnp.asarray(TABLE)[
+        (jnp.flip(x, 1)[..., 0] * 4).astype(int)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_that_were_wrong_or_stopped(name):
+    def operation(_, x):
+        return OPERATIONS[name](jnp.asarray(x))
+
+    old, new = np.random.default_rng(0).random((2, 1, 16, 24, 3), dtype=np.float32)
+    sparse, grid = bc_jax.blockcopy(operation, 8), np.zeros((1, 2, 3), bool)
+    grid[0, :, 1] = True
+    out, state = sparse(None, sparse.init(None, old), old)
+    assert_close(out, operation(None, old))
+    held = np.where(np.kron(grid[0], np.ones((8, 8), bool))[..., None], new, old)
+    assert_close(sparse(None, state, new, grid)[0], operation(None, held))
+    whole = any(row.where == "whole" for row in sparse.explain(None, old).rows)
+    assert whole != (name in ("tile", "interp", "searchsorted", "digitize"))

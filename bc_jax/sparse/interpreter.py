@@ -7,7 +7,6 @@ same walk, with a `Context` that has no memory, finds out what memory the progra
 """
 
 import dataclasses
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -275,18 +274,9 @@ class Context:
         return Blocked(self.cut(dense), axes, dense=dense, fresh=True)
 
     def image(self, value) -> Blocked | None:
-        """As `as_blocked`, where nothing but the value says where it has N, H and W.
-
-        What does not either is [N, H, W, *rest], unless other axes might be H and W as well.
-        """
+        """As `as_blocked`, of a value of which it is known where it has N, H and W."""
         axes = getattr(value, "axes", None)
-        if axes is None:
-            rank = len(getattr(value, "shape", ()))
-            pairs = itertools.combinations(range(1, rank), 2)
-            if rank < 4 or sum(self._is_image(value.shape, (0, *pair)) for pair in pairs) != 1:
-                return None
-        axes = axes or (0, 1, 2)
-        return self.as_blocked(value, axes) if len({*axes}) == 3 else None
+        return self.as_blocked(value, axes) if axes and len({*axes}) == 3 else None
 
     def _is_image(self, shape: tuple[int, ...], axes: tuple[int, int, int]) -> bool:
         """Whether an array's sides are those of the frames, or in proportion, in whole blocks."""

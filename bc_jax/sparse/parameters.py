@@ -15,6 +15,14 @@ def array_leaves(params) -> list:
     ]
 
 
+def leaf_shapes(params) -> list[jax.ShapeDtypeStruct]:
+    """Theirs; where they are numbers, their types give way to those of what they meet."""
+    return [
+        jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=getattr(x, "weak_type", False))
+        for x in array_leaves(params)
+    ]
+
+
 def rebuilder(params) -> Callable:
     """A function from other arrays to parameters like these, whose other leaves stay."""
     fixed, tree = _fixed_leaves(params), jax.tree.structure(params)

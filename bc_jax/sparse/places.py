@@ -223,9 +223,10 @@ def _scatter(x: _Read, axis: int, output: int) -> Found:
 
 
 def _gather(x: _Read, axis: int, output: int) -> Found:
-    numbers, size = x.op.params["dimension_numbers"], x.op.params["slice_sizes"][axis]
+    numbers = x.op.params["dimension_numbers"]
     if x.number or axis in numbers.operand_batching_dims:
         return None
+    size = x.op.params["slice_sizes"][axis]
     found = gathered(x.program, x.op)
     if axis in numbers.collapsed_slice_dims:
         # What is picked pixel by pixel, as by a flow, is taken to be near.

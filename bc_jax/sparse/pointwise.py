@@ -20,9 +20,10 @@ UNARY = (
     "tan", "tanh",
 )  # fmt: skip
 NARY = (
-    "add", "and", "atan2", "clamp", "complex", "div", "eq", "ge", "gt", "igamma", "igammac", "le",
-    "lt", "max", "min", "mul", "ne", "nextafter", "or", "polygamma", "pow", "rem", "select_n",
-    "shift_left", "shift_right_arithmetic", "shift_right_logical", "sub", "xor", "add_any",
+    "add", "and", "atan2", "clamp", "complex", "div", "eq", "eq_to", "ge", "gt", "igamma",
+    "igammac", "le", "le_to", "lt", "lt_to", "max", "min", "mul", "ne", "nextafter", "or",
+    "polygamma", "pow", "rem", "select_n", "shift_left", "shift_right_arithmetic",
+    "shift_right_logical", "sub", "xor", "add_any",
 )  # fmt: skip
 NAMES = (*UNARY, *NARY)
 # Calls that only wrap a jaxpr, and the parameters under which they keep it.

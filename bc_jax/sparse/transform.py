@@ -21,7 +21,7 @@ from bc_jax.sparse.explain import Report, make_report
 from bc_jax.sparse.halo import write_tiles
 from bc_jax.sparse.interpreter import Context, interpret
 from bc_jax.sparse.loops import unroll
-from bc_jax.sparse.parameters import array_leaves, identity, rebuilder
+from bc_jax.sparse.parameters import array_leaves, identity, leaf_shapes, rebuilder
 from bc_jax.sparse.plan import Plan, Record, memory_for
 from bc_jax.sparse.prepare import prepare
 from bc_jax.sparse.program import Program, trace
@@ -246,10 +246,10 @@ class BlockCopy:
                 )
             return params.traced
         check_mesh(*array_leaves(params))
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in array_leaves(params)]
+        shapes = leaf_shapes(params)
         frame_shape = jax.ShapeDtypeStruct(frames.shape, frames.dtype)
         kind = identity(params)
-        key = (kind, *((s.shape, s.dtype) for s in (*shapes, frame_shape)))
+        key = (kind, *((s.shape, s.dtype, s.weak_type) for s in (*shapes, frame_shape)))
         if kind is not None and key in self._traced:
             return self._traced[key]
         rebuild = rebuilder(params)

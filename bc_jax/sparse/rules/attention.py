@@ -115,8 +115,11 @@ def _product(context, op, kept: int, operands) -> Blocked:
     if line:
         side = x.axes[1:].index(*line)
         array = array.reshape(len(array), context.grid[side], -1, *array.shape[2:])
-        array = array[stream, sides[side]]
-    elif met and len(array) == 1:  # all blocks meet the same
+        if array.shape[:2] == (1, 1):  # all blocks meet the same
+            array, met, ahead = array[0, 0], met[1:], ahead[1:]
+        else:
+            array = array[stream, sides[side]]
+    elif met and len(array) == 1:
         array, met, ahead = array[0], [], []
     elif met:
         array = array[stream]

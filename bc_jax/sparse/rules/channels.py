@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import lowering
+from bc_jax.sparse.pointwise import bare
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.joined import join
 from bc_jax.sparse.rules.reductions import after_removing
@@ -98,6 +99,17 @@ def rev(context, op, x):
     return x.new(jax.lax.rev(x.tiles, dimensions))
 
 
+@rule("tile")
+def tile(context, op, x):
+    """Repeats axes that are not space."""
+    x = leader([x])
+    reps = op.params["reps"]
+    for axis in x.axes:
+        if reps[axis] != 1:
+            _not_space(x, axis)
+    return x.new(jnp.tile(x.tiles, (1, 1, 1, *(reps[axis] for axis in x.rest))))
+
+
 # What is at a place that is written to becomes this of itself and what is written.
 WRITES = {
     "scatter": lambda kept, new: new,
@@ -112,6 +124,8 @@ WRITES = {
 @rule(*WRITES)
 def scatter(context, op, x, indices, updates):
     """Writes at known places of an axis that is not space."""
+    if _applies(op):
+        raise Declined("applies a function to what it writes over")
     numbers, (shape, _, new) = op.params["dimension_numbers"], op.in_shapes
     index = context.program.static(op.inputs[1])
     if index is None or index.shape != (1,) or numbers.operand_batching_dims:
@@ -122,6 +136,12 @@ def scatter(context, op, x, indices, updates):
     if new != tuple(new[axis] if a == axis else size for a, size in enumerate(shape)):
         raise Declined("writes into a part of space")
     return _write(context, op, x, updates, axis, start, new[axis])
+
+
+def _applies(op) -> bool:
+    """Whether a scatter puts a function of what was there in its place, and not what is new."""
+    function = op.params.get("update_jaxpr") if op.name == "scatter" else None
+    return function is not None and bare(function).outvars != bare(function).invars[1:]
 
 
 @rule("dynamic_update_slice")
