@@ -155,8 +155,17 @@ def _compiled(case: Case, part: str, policy: str, fraction: float, target: Path)
             jitted = jax.jit(
                 function, static_argnames=tuple(static), donate_argnums=1, out_shardings=place
             )
-            lowered = jitted.trace(*arguments, **static).lower(lowering_platforms=("cuda",))
+            with jax.sharding.use_abstract_mesh(_abstract(described.devices[0])):
+                traced = jitted.trace(*arguments, **static)
+                lowered = traced.lower(lowering_platforms=("cuda",))
     return lowered.compile(compiler_options=options).as_text()
+
+
+def _abstract(device) -> jax.sharding.AbstractMesh:
+    """What kernels ask of the GPU that they are lowered for."""
+    about = {"device_kind": device.device_kind, "num_cores": device.core_count}
+    abstract = jax.sharding.AbstractDevice(platform="cuda", **about)
+    return jax.sharding.AbstractMesh((), (), abstract_device=abstract)
 
 
 def _program(loaded: Loaded, executed: int, part: str, policy: str):

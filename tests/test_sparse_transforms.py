@@ -449,4 +449,6 @@ def test_operations_that_were_wrong_or_stopped(name):
     held = np.where(np.kron(grid[0], np.ones((8, 8), bool))[..., None], new, old)
     assert_close(sparse(None, state, new, grid)[0], operation(None, held))
     whole = any(row.where == "whole" for row in sparse.explain(None, old).rows)
-    assert whole != (name in ("tile", "interp", "searchsorted", "digitize"))
+    # Newer versions of JAX search in an operation of their own.
+    traced = str(jax.make_jaxpr(functools.partial(operation, None))(old))
+    assert whole != (name == "tile" or "lt_to" in traced or "le_to" in traced)
