@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bc_jax import PolicyConfig, Runner, blockcopy, lowering, models
+from bc_jax.lowering import level
 from bc_jax.sparse import compiler_options
 
 pytestmark = pytest.mark.gpu
@@ -155,6 +156,32 @@ def test_products_of_any_shape_run_within_graphs(dtype):
     for one, other in zip(jax.tree.leaves(made), jax.tree.leaves(plain), strict=True):
         assert one.dtype == dtype
         assert_close(one.astype(jnp.float32), other, 1e-3 if dtype == "float32" else 0.05)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("factors", [(2, 2), (1, 4)])
+def test_tiles_are_enlarged_with_their_surroundings(factors, dtype):
+    def enlarged(gain, frames):
+        x = frames.astype(dtype) * gain
+        n, h, w, c = x.shape
+        return jax.image.resize(x, (n, h * factors[0], w * factors[1], c), "bilinear")
+
+    sparse, run = jitted(enlarged)
+    frames, gain = frames_of(5), jnp.asarray(1 / 255, dtype)
+    dense, shape = jax.jit(enlarged)(gain, frames), sparse.grid_shape(frames)
+    _, state = run(gain, sparse.init(gain, frames), frames)
+    for seed in range(3):
+        grid = jnp.asarray(np.random.default_rng(seed).uniform(size=shape) < 0.3)
+        outputs, state = run(gain, state, frames, grid, capacity=16)
+        assert_close(outputs.astype(jnp.float32), dense.astype(jnp.float32), tolerance=0.01)
+
+
+@pytest.mark.parametrize("blocks", [1, 12, 128, 500])
+def test_the_price_of_a_block_is_found_in_a_kernel(blocks):
+    scores = 5 * jax.random.normal(jax.random.key(0), (3, blocks))
+    found = jax.jit(level.level_at_once)(scores, 0.3)
+    np.testing.assert_allclose(found, level.level_plainly(scores, 0.3), atol=1e-4)
+    np.testing.assert_allclose(jax.nn.sigmoid(scores - found[:, None]).mean(1), 0.3, atol=1e-4)
 
 
 def test_the_donated_state_is_updated_in_place():
