@@ -34,7 +34,8 @@ ALL = "all kernels"
 _WAITS = "one after the other"
 # What is no kernel.
 _FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
-_SCRATCH = "u8", "s8"  # of a library's calls
+_SCRATCH = "u8", "s8"  # of a library's calls, which kernels of Triton do without
+_TRITON = "xla.gpu.triton"
 _LETTERS = 48
 
 
@@ -93,7 +94,8 @@ def kernels_of(text: str) -> list[Kernel]:
         name, kind, op, rest = parts.groups()
         operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
         needs = {need for operand in operands for need in made.get(operand, ())}
-        written[name] = _bytes(kind, scratch="custom-call" not in op)
+        library = op == "custom-call" and _TRITON not in line
+        written[name] = _bytes(kind, without=_SCRATCH if library else ())
         made[name] = needs
         if op not in _FREE:
             of = re.search(r'op_name="([^"]*)"', line)
@@ -112,10 +114,10 @@ def longest(kernels: list[Kernel]) -> list[Kernel]:
     return max(before.values(), key=len, default=[])
 
 
-def _bytes(kind: str, *, scratch: bool) -> int:
+def _bytes(kind: str, *, without: tuple[str, ...]) -> int:
     total = 0
     for dtype, sides in re.findall(r"\b(pred|bf16|[sufc]\d+)\[([\d,]*)\]", kind):
-        if scratch or dtype not in _SCRATCH or not kind.startswith("("):
+        if dtype not in without:
             bits = {"pred": 8}.get(dtype) or int(re.sub(r"\D", "", dtype))
             total += bits // 8 * int(np.prod([int(n) for n in sides.split(",") if n]))
     return total
@@ -148,7 +150,7 @@ def _compiled(case: Case, part: str, policy: str, fraction: float, target: Path)
         # Graphs of kernels are computations of their own; the kernels are the same.
         options |= {"xla_gpu_enable_command_buffer": ""}
         with mock.patch.object(backend, "_has", lambda name, value: False):
-            function, arguments, static = _program(loaded, case.executed(fraction), part, policy)
+            function, arguments, static = _program(loaded, case, fraction, part, policy)
             arguments = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), arguments
             )
@@ -168,16 +170,16 @@ def _abstract(device) -> jax.sharding.AbstractMesh:
     return jax.sharding.AbstractMesh((), (), abstract_device=abstract)
 
 
-def _program(loaded: Loaded, executed: int, part: str, policy: str):
+def _program(loaded: Loaded, case: Case, fraction: float, part: str, policy: str):
     """A function, the shapes that it takes, and what it takes that is static."""
-    sparse, params = loaded.sparse, loaded.params
+    sparse, params, executed = loaded.sparse, loaded.params, case.executed(fraction)
     frames = jax.ShapeDtypeStruct(loaded.frames[0].shape, loaded.frames[0].dtype)
     prepared = jax.eval_shape(sparse.prepare, params, frames)
     if part == "network":
         state = jax.eval_shape(sparse.init, params, frames)
         grid = jax.ShapeDtypeStruct(loaded.grid_shape, jnp.bool_)
         return sparse.advance, (prepared, state, frames, grid), {"capacity": executed}
-    steps = Steps(sparse, POLICIES[policy](target=0.3), 0.3)
+    steps = Steps(sparse, POLICIES[policy](target=fraction), fraction)
     pieces = CompiledSteps(steps)
     state = jax.eval_shape(pieces.init, jax.random.key(0), params, frames)
     reset = jax.ShapeDtypeStruct(frames.shape[:1], jnp.bool_)

@@ -680,7 +680,7 @@ ENTRY %main (a: f32[4,8], b: bf16[8]) -> (f32[4], bf16[8]) {
   %view = f32[2,2]{1,0} bitcast(%sum)
   %call = (bf16[8]{0}, s8[64]{0}) custom-call(%b, %view), metadata={op_name="jit(f)/dot"}
   %first = bf16[8]{0} get-tuple-element(%call), index=0
-  %copy = bf16[8]{0} copy(%b)
+  %copy = (u8[16]{0}, u8[8]{0}) custom-call(%b), custom_call_target="__gpu$xla.gpu.triton"
   %last = bf16[8]{0} fusion(%first, %copy), kind=kLoop, calls=%other
   ROOT %tuple = (f32[4]{0}, bf16[8]{0}) tuple(%sum, %last)
 }
@@ -692,7 +692,7 @@ def test_the_kernels_of_a_program_and_which_wait_for_each_other():
     assert [(k.name, k.of) for k in kernels] == [
         ("sum", "jit(f)/reduce_sum"), ("call", "jit(f)/dot"), ("copy", ""), ("last", "")
     ]  # fmt: skip
-    assert [(k.reads, k.writes) for k in kernels] == [(128, 16), (32, 16), (16, 16), (32, 16)]
+    assert [(k.reads, k.writes) for k in kernels] == [(128, 16), (32, 16), (16, 24), (40, 16)]
     assert set(kernels[3].needs) == {"call", "copy"} and kernels[2].needs == ()
     assert [k.name for k in compiled.longest(kernels)] == ["sum", "call", "last"]
     assert compiled.longest([]) == []

@@ -19,6 +19,8 @@ from bc_jax.lowering import backend
 
 # Elements that an instance of a kernel moves at once, and the threads that move them, in warps.
 CHUNK, _WARPS = 2048, 4
+# Reads that an instance is written out for: more take long to compile.
+MOST_READS = 64
 _LARGEST = 2**31 - 1  # offsets are of 32 bits
 _TYPES = ("uint8", "int8", "int16", "int32", "float16", "bfloat16", "float32")
 

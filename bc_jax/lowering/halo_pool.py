@@ -14,9 +14,6 @@ from bc_jax.lowering.halo_exchange import keep_row, move
 from bc_jax.lowering.halo_lines import Exchange, Line, Tile
 from bc_jax.lowering.pool import POOL
 
-# Reads that an instance is written out for: more take long to compile.
-_MOST_READS = 64
-
 
 def pools_at_once(tiles, memory, how: Exchange, window) -> bool:
     """Whether the kernel is there for this exchange and window, and arrays of these shapes."""
@@ -25,7 +22,7 @@ def pools_at_once(tiles, memory, how: Exchange, window) -> bool:
     if name not in ("reduce_window_max", "reduce_window_min") or h % strides[0] or w % strides[1]:
         return False
     reads = -(-(w // strides[1] * channels) // halo_lines.CHUNK) * math.prod(size)
-    return reads <= _MOST_READS and halo_lines.exchanges_at_once(tiles, memory, how)
+    return reads <= halo_lines.MOST_READS and halo_lines.exchanges_at_once(tiles, memory, how)
 
 
 def exchange_and_pool(tiles, memory, index, slots, how: Exchange, window, *, interpret=False):

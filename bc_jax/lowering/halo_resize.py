@@ -15,9 +15,6 @@ from bc_jax.lowering.halo_exchange import keep_row, move
 from bc_jax.lowering.halo_lines import Exchange, Line, Tile
 from bc_jax.lowering.resample import AxisMap
 
-# Reads that an instance is written out for: more take long to compile.
-_MOST_READS = 64
-
 
 class Tap(NamedTuple):
     """One of the pixels that a result is a sum of, for each phase of the results.
@@ -59,7 +56,7 @@ def resizes_at_once(tiles, memory, how: Exchange, maps, dtype) -> bool:
         return False
     chunks = -(-(how.tile[1] * _phases(taps[1]) * how.tile[2]) // halo_lines.CHUNK)
     reads = chunks * math.prod(map(len, taps))
-    return reads <= _MOST_READS and halo_lines.exchanges_at_once(tiles, memory, how)
+    return reads <= halo_lines.MOST_READS and halo_lines.exchanges_at_once(tiles, memory, how)
 
 
 def exchange_and_resize(tiles, memory, index, slots, how: Exchange, maps, *, interpret=False):
