@@ -11,8 +11,8 @@ import numpy as np
 
 from bc_jax.sparse.program import Op, Program
 from bc_jax.sparse.rules.attention import result_axis
-from bc_jax.sparse.rules.channels import WRITES
 from bc_jax.sparse.rules.linear import gathered, known_matrix, picks
+from bc_jax.sparse.rules.parts import WRITES
 from bc_jax.sparse.rules.shape import place_after
 from bc_jax.sparse.values import Blocked, Whole
 

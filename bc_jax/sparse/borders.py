@@ -50,6 +50,22 @@ class Border(NamedTuple):
         return np.concatenate([low, np.arange(size), size + high])
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Filled:
+    """What stands around an image, where channels have numbers of their own, or computed ones.
+
+    Attributes:
+        tile: [1, 1, 1, *rest], of one pixel.
+        name: of the operation that made it.
+    """
+
+    tile: jax.Array
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def split_index(index: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray] | None:
     """(low, high) of `Border` where an index picks all of an axis of a size, and a border of it."""
     for start in range(len(index) - size + 1):
@@ -102,6 +118,31 @@ def _outside(tiles, halo: slice, picks: list[int], at_side, axis: int) -> jax.Ar
     picked = [jax.lax.slice_in_dim(tiles, at, at + 1, axis=axis) for at in picks]
     at_side = at_side.reshape(-1, *(1,) * (tiles.ndim - 1))
     return jnp.where(at_side, lowering.concatenate(picked, axis=axis), halo)
+
+
+def pad_frames(array, axes, pad, around: float | Border | Filled) -> jax.Array:
+    """Whole frames with what a program has put around them, and without what it has cut.
+
+    Args:
+        array: in the program's layout, or any other.
+        axes: where it has rows and columns.
+        pad: ((top, bottom), (left, right)), negative where cut.
+        around: what it is padded with; a `Filled` tile in the array's layout.
+    """
+    if isinstance(around, Border):
+        for along, (axis, (low, high)) in enumerate(zip(axes, pad, strict=True)):
+            index = around.index(along, array.shape[axis])
+            array = jnp.take(array, index[max(0, -low) : len(index) - max(0, -high)], axis=axis)
+        return array
+    config = [(0, 0, 0)] * array.ndim
+    for axis, sides in zip(axes, pad, strict=True):
+        config[axis] = (*sides, 0)
+    filled = isinstance(around, Filled)
+    padded = jax.lax.pad(array, jnp.asarray(0 if filled else around, array.dtype), config)
+    if not filled:
+        return padded
+    inside = jax.lax.pad(jnp.ones(array.shape, bool), False, config)
+    return jnp.where(inside, padded, around.tile)
 
 
 def keep_borders(program: Program) -> Program:

@@ -14,12 +14,21 @@ import numpy as np
 
 from bc_jax.sparse import halo as halos
 from bc_jax.sparse.blocks import Blocks, split
-from bc_jax.sparse.borders import Border, surround
+from bc_jax.sparse.borders import Border, Filled, pad_frames, surround
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.places import places_after
 from bc_jax.sparse.plan import Plan, Ready, Record
 from bc_jax.sparse.program import Constant, Op, Program
-from bc_jax.sparse.rules import MOVES, RESIZES, RULES, finish_move, finish_resize, run_joined
+from bc_jax.sparse.rules import (
+    MOVES,
+    RESIZES,
+    RULES,
+    finish_move,
+    finish_resize,
+    is_padded,
+    run_joined,
+    run_padded,
+)
 from bc_jax.sparse.sides import at_own_places
 from bc_jax.sparse.values import (
     NO_PAD,
@@ -32,6 +41,7 @@ from bc_jax.sparse.values import (
     plain,
     varies,
 )
+from bc_jax.sparse.windows import fill
 
 
 class Context:
@@ -84,6 +94,8 @@ class Context:
         if isinstance(pad_value, Border):
             tiles = self.exchange(x, halo, 0)
             return surround(tiles, pad_value, halo, self.blocks.coordinates[1:], self.grid)
+        if isinstance(pad_value, Filled):
+            return fill(self.exchange(x, halo, 0), self.blocks, pad_value.tile, halo)
         self.halo_read = halo
         if x.fresh:
             return halos.window_halo(x.dense, self.blocks, halo=halo, pad_value=pad_value)
@@ -187,18 +199,12 @@ class Context:
         array = jnp.transpose(self._widened(value), inverse(value.apart().order))
         if value.merged:
             array = array.reshape(self.shape(value))
-        sides = [(axis, *pad) for axis, pad in zip(value.axes[1:], value.pad, strict=True)]
-        if isinstance(value.pad_value, Border) and value.pad != NO_PAD:
-            for along, (axis, low, high) in enumerate(sides):
-                index = value.pad_value.index(along, array.shape[axis])
-                index = index[max(0, -low) : len(index) - max(0, -high)]
-                array = jnp.take(array, index, axis=axis)
-        elif value.pad != NO_PAD:
-            config = [(0, 0, 0)] * value.rank
-            for axis, low, high in sides:
-                config[axis] = (low, high, 0)
-            array = jax.lax.pad(array, jnp.asarray(value.pad_value, array.dtype), config)
-        return array
+        if value.pad == NO_PAD:
+            return array
+        around = value.pad_value
+        if isinstance(around, Filled):
+            around = Filled(jnp.transpose(around.tile, inverse(value.order)), around.name)
+        return pad_frames(array, value.axes[1:], value.pad, around)
 
     def whole(self, value) -> Whole:
         """The same, as a value."""
@@ -368,6 +374,8 @@ def _by_rule(context: Context, op: Op, operands: list) -> list | None:
     """The results by the operation's rule; None where there is none, or nothing for it to do."""
     if any(isinstance(x, Joined) for x in operands):
         return run_joined(context, op, operands, _run)
+    if is_padded(op, operands):
+        return run_padded(context, op, operands, _by_rule)
     if op.name in RULES and any(isinstance(x, Blocked | Resized | Whole) for x in operands):
         results = RULES[op.name](context, op, *operands)
         return results if isinstance(results, list) else [results]

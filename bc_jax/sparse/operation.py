@@ -40,7 +40,8 @@ def window_tile(record: Record, grid_shape) -> tuple[int, int] | None:
     if len(axes) != 2:  # a window of a pixel, that is of another rank
         return None
     height, width = (op.in_shapes[0][axis] for axis in axes)
-    return height // grid_shape[1], width // grid_shape[2]
+    # Of an image that was cut, some pixels of the last tiles are missing.
+    return -(-height // grid_shape[1]), -(-width // grid_shape[2])
 
 
 def label(op: Op) -> str:

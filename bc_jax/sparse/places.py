@@ -15,8 +15,8 @@ from bc_jax.sparse import sides
 from bc_jax.sparse.axes import OPAQUE, axes_after, axis_after, scattered
 from bc_jax.sparse.borders import picked
 from bc_jax.sparse.program import Op, Program
-from bc_jax.sparse.rules.channels import WRITES
 from bc_jax.sparse.rules.linear import gathered, known_matrix
+from bc_jax.sparse.rules.parts import WRITES
 from bc_jax.sparse.rules.window import POOLS
 from bc_jax.sparse.sides import ANY, UNKNOWN, Reads, Side, every
 from bc_jax.sparse.values import NO_PAD, Blocked, Whole, varies

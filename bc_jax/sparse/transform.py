@@ -311,13 +311,13 @@ def _on_whole_frames(prepared: Prepared, frames: jax.Array) -> FrameState | None
     context = WholeFrames(traced.program, traced.plan, traced.grid_shape)
     image = Blocked(frames, (0, 1, 2), key="frames", dense=frames)
     results = interpret(context, [*prepared.arrays, image])
-    memory = context.remember()
-    if memory is None:
-        return None
     outputs = [
         jnp.broadcast_to(context.dense(result), shape.shape).astype(shape.dtype)
         for result, shape in zip(results, jax.tree.leaves(traced.state.outputs), strict=True)
     ]
+    memory = context.remember()
+    if memory is None:
+        return None
     outputs = jax.tree.unflatten(traced.program.out_tree, outputs)
     return FrameState(frames, outputs, jnp.ones(traced.grid_shape, bool), memory)
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bc_jax.sparse.borders import Border
+from bc_jax.sparse.borders import Border, Filled
 from bc_jax.sparse.sides import Side
 
 NO_PAD = ((0, 0), (0, 0))
@@ -35,8 +35,8 @@ class Blocked:
         axes: where N, H and W stand in the program's shape.
         key: names the tensor's memory; values with the same tiles share it.
         pad: pixels of `pad_value` that the program has put around the image: ((top, bottom),
-            (left, right)), negative where it has cut some; only windowed operations can read such a
-            value.
+            (left, right)), negative where it has cut some; read by windowed operations, and by
+            those of each pixel by itself.
         pad_value: what the image is padded with; a `Border` where with its own pixels.
         dense: [N, H, W, *rest] where the value is at hand for all blocks, else None.
         fresh: whether `dense` is this frame's everywhere, so that halos can be read from it.
@@ -47,7 +47,7 @@ class Blocked:
     axes: tuple[int, int, int]
     key: str | None = None
     pad: tuple[tuple[int, int], tuple[int, int]] = NO_PAD
-    pad_value: float | Border = 0
+    pad_value: float | Border | Filled = 0
     dense: jax.Array | None = None
     fresh: bool = False
     narrow: "Blocked | None" = None
@@ -119,8 +119,6 @@ class Blocked:
         around, grows = self.pad_value, any(new > 0 for _, new in both)
         if grows and any(old > 0 for old, _ in both) and around != value:
             raise Declined("the image is padded twice, with one value and with another")
-        if any(old < 0 < new for old, new in both):
-            raise Declined("the image is padded where it was cut")
         top, bottom, left, right = (old + new for old, new in both)
         pad = ((top, bottom), (left, right))
         if isinstance(around, Border):

@@ -23,13 +23,32 @@ def windows(array, tile_shape, blocks: Blocks, first, halo, outside) -> jax.Arra
     height, width = halo.top + h + halo.bottom, halo.left + w + halo.right
     starts = origins(blocks, tile_shape) + jnp.array([(0, *first)], jnp.int32)
     tiles = cut(array, starts, (height, width, *rest))
-    if outside is None:
-        return tiles
-    _, row, column = blocks.coordinates
-    inside = _inside(row, height, h, halo.top, blocks.grid_shape[1])[:, :, None]
-    inside &= _inside(column, width, w, halo.left, blocks.grid_shape[2])[:, None, :]
-    inside = inside.reshape(*inside.shape, *(1,) * len(rest))
-    return jnp.where(inside, tiles, outside)
+    return tiles if outside is None else fill(tiles, blocks, outside, halo)
+
+
+def fill(tiles, blocks: Blocks, outside, halo=(0, 0, 0, 0), cut=((0, 0), (0, 0))) -> jax.Array:
+    """Tiles with their halo, in which all pixels beyond the image are others.
+
+    Args:
+        tiles: [K, top + h + bottom, left + w + right, *rest].
+        blocks: the executed blocks.
+        outside: what stands for those pixels; it broadcasts against the tiles.
+        halo: (top, bottom, left, right).
+        cut: how many pixels of the image at its sides are not of it either: ((top, bottom), (left,
+            right)).
+    """
+    inside = True
+    for along, place in enumerate(blocks.coordinates[1:]):
+        (before, after), (low, high) = halo[2 * along : 2 * along + 2], cut[along]
+        if any((before, after, low, high)):
+            size = tiles.shape[1 + along]
+            tile = size - before - after
+            at = place[:, None] * tile - before + jnp.arange(size)[None, :]
+            here = (at >= low) & (at < blocks.grid_shape[1 + along] * tile - high)
+            shape = [len(place), *(1,) * (tiles.ndim - 1)]
+            shape[1 + along] = size
+            inside &= here.reshape(shape)
+    return tiles if inside is True else jnp.where(inside, tiles, outside)
 
 
 def origins(blocks: Blocks, tile_shape) -> jax.Array:
@@ -53,9 +72,3 @@ def cut(array, starts, shape: Sequence[int]) -> jax.Array:
     )
     mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
     return jax.lax.gather(array, starts, numbers, (1, *shape), mode=mode)
-
-
-def _inside(place, size: int, tile: int, before: int, count: int) -> jax.Array:
-    """Which of a tile's pixels, halo included, lie in the image along one axis: bool [K, size]."""
-    at = place[:, None] * tile - before + jnp.arange(size)[None, :]
-    return (at >= 0) & (at < count * tile)

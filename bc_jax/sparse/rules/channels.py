@@ -1,17 +1,18 @@
-"""Operations along axes that are not space: arg-max, sorting, joining, slices, writes."""
+"""Operations along axes that are not space: arg-max, sorting, joining, slices."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bc_jax import lowering
-from bc_jax.sparse.pointwise import bare
-from bc_jax.sparse.rules.elementwise import leader
+from bc_jax.sparse.borders import Filled
+from bc_jax.sparse.rules.elementwise import leader, tiles_of
 from bc_jax.sparse.rules.joined import join
+from bc_jax.sparse.rules.parts import join_parts
 from bc_jax.sparse.rules.reductions import after_removing
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.rules.window import finish_move
-from bc_jax.sparse.values import Blocked, Declined, plain
+from bc_jax.sparse.values import Blocked, Declined
 
 
 @rule("argmax", "argmin")
@@ -24,7 +25,10 @@ def arg_reduce(context, op, x):
     return x.new(tiles, after_removing(x.axes, (axis,)))
 
 
-@rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+CUMULATIVE = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+
+
+@rule(*CUMULATIVE)
 def cumulative(context, op, x):
     """Cumulative reductions along an axis that is not space."""
     x = leader([x])
@@ -39,7 +43,7 @@ def sort(context, op, *operands):
     first = leader(operands)
     _not_space(first, op.params["dimension"])
     dimension = first.tile_axis(op.params["dimension"])
-    tiles = [_tiles(context, x, first) for x in operands]
+    tiles = [tiles_of(context, x, first) for x in operands]
     return [first.new(t) for t in op.bind(*tiles, dimension=dimension)]
 
 
@@ -61,23 +65,23 @@ def _not_space(x: Blocked, axis: int) -> None:
 
 @rule("concatenate")
 def concatenate(context, op, *operands):
-    """Along an axis that is not space; whole and constant parts are cut into tiles."""
+    """Along an axis that is not space; whole and constant parts are cut into tiles.
+
+    And parts of images, or constants around an image, along space.
+    """
     first = next((x for x in operands if isinstance(x, Blocked)), None) or leader(operands)
     if first.merged and not first.batched and op.params["dimension"] == first.axes[1]:
         return join(context, operands, first.axes[1])
+    if op.params["dimension"] in first.axes[1:]:
+        try:
+            return join_parts(context, op, operands)
+        except Declined as declined:
+            raise Declined("runs along space") from declined
     _not_space(first, op.params["dimension"])
     leader(operands)
     axis = first.tile_axis(op.params["dimension"])
-    tiles = [_tiles(context, x, first) for x in operands]
+    tiles = [tiles_of(context, x, first) for x in operands]
     return first.new(lowering.concatenate(tiles, axis=axis))
-
-
-def _tiles(context, x, first: Blocked) -> jax.Array:
-    """The tiles of a value, as many and as large as those of `first`."""
-    if isinstance(x, Blocked):
-        return x.tiles
-    rest = (x.shape[axis] for axis in first.rest)
-    return jnp.broadcast_to(context.align(x, first), (*first.tiles.shape[:3], *rest))
 
 
 @rule("split")
@@ -108,77 +112,6 @@ def tile(context, op, x):
         if reps[axis] != 1:
             _not_space(x, axis)
     return x.new(jnp.tile(x.tiles, (1, 1, 1, *(reps[axis] for axis in x.rest))))
-
-
-# What is at a place that is written to becomes this of itself and what is written.
-WRITES = {
-    "scatter": lambda kept, new: new,
-    "scatter-add": jnp.add,
-    "scatter-sub": jnp.subtract,
-    "scatter-mul": jnp.multiply,
-    "scatter-min": jnp.minimum,
-    "scatter-max": jnp.maximum,
-}
-
-
-@rule(*WRITES)
-def scatter(context, op, x, indices, updates):
-    """Writes at known places of an axis that is not space."""
-    if _applies(op):
-        raise Declined("applies a function to what it writes over")
-    numbers, (shape, _, new) = op.params["dimension_numbers"], op.in_shapes
-    index = context.program.static(op.inputs[1])
-    if index is None or index.shape != (1,) or numbers.operand_batching_dims:
-        raise Declined("writes at places that are computed, or at several")
-    (axis,), (start,) = numbers.scatter_dims_to_operand_dims, index.tolist()
-    if numbers.inserted_window_dims == (axis,):  # a single place, without an axis of its own
-        updates, new = _with_axis(context, updates, axis), (*new[:axis], 1, *new[axis:])
-    if new != tuple(new[axis] if a == axis else size for a, size in enumerate(shape)):
-        raise Declined("writes into a part of space")
-    return _write(context, op, x, updates, axis, start, new[axis])
-
-
-def _applies(op) -> bool:
-    """Whether a scatter puts a function of what was there in its place, and not what is new."""
-    function = op.params.get("update_jaxpr") if op.name == "scatter" else None
-    return function is not None and bare(function).outvars != bare(function).invars[1:]
-
-
-@rule("dynamic_update_slice")
-def dynamic_update_slice(context, op, x, updates, *starts):
-    """As scatter, where the start is known while tracing."""
-    shape, new = op.in_shapes[:2]
-    known = [context.program.static(i) for i in op.inputs[2:]]
-    axes = [a for a, (size, part) in enumerate(zip(shape, new, strict=True)) if size != part]
-    if len(axes) != 1 or known[axes[0]] is None:
-        raise Declined("writes at places that are computed, or into a part of space")
-    (axis,) = axes
-    start = int(np.clip(known[axis], 0, shape[axis] - new[axis]))
-    return _write(context, op, x, updates, axis, start, new[axis])
-
-
-def _with_axis(context, value, axis: int):
-    """A value with an axis of size one at a place of its own."""
-    if not isinstance(value, Blocked):
-        value = plain(value)
-        return jnp.expand_dims(value, axis)
-    value = leader([value])
-    axes = tuple(a + (a >= axis) for a in value.axes)
-    at = 3 + sum(a < axis for a in value.rest)
-    return value.new(jnp.expand_dims(value.tiles, at), axes)
-
-
-def _write(context, op, x, updates, axis: int, start: int, size: int) -> Blocked:
-    """Updates written at `size` places of an axis, from `start` on."""
-    first = leader([x, updates])
-    _not_space(first, axis)
-    if not 0 <= start <= op.in_shapes[0][axis] - size:
-        raise Declined("writes outside the array")
-    x, updates = (_tiles(context, value, first) for value in (x, updates))
-    at = first.tile_axis(axis)
-    before, kept, after = jnp.split(x, (start, start + size), at)
-    written = WRITES.get(op.name, WRITES["scatter"])(kept, updates).astype(x.dtype)
-    return first.new(lowering.concatenate([before, written, after], axis=at))
 
 
 @rule("slice")
@@ -225,5 +158,7 @@ def _slice(context, op, x: Blocked, start, limit, strides) -> Blocked:
     tiles = x.tiles[tuple(index)]
     if tiles.shape != x.tiles.shape:
         x = x.same(tiles=tiles, key=f"{op.outputs[0]}_cut", dense=None, fresh=False)
+        if isinstance(x.pad_value, Filled):
+            x = x.same(pad_value=Filled(x.pad_value.tile[(..., *index[3:])], x.key))
     x = x.moved(sides)
     return finish_move(context, x, tuple(steps)) if steps != [1, 1] else x

@@ -1,5 +1,6 @@
 """Operations that treat each element by itself: they run on the tiles as they are."""
 
+import jax
 import jax.numpy as jnp
 
 from bc_jax.sparse import pointwise
@@ -75,5 +76,14 @@ AS_THEY_ARE = ("optimization_barrier", "sharding_constraint")
 @rule(*AS_THEY_ARE)
 def as_they_are(context, op, *operands):
     """What says how a program is to be compiled, of all of an array, says nothing of its tiles."""
-    leader(operands)
+    if not any(isinstance(x, Blocked) for x in operands):
+        raise Declined("")
     return list(operands)
+
+
+def tiles_of(context, x, first: Blocked) -> jax.Array:
+    """The tiles of a value, as many and as large as those of `first`."""
+    if isinstance(x, Blocked):
+        return x.tiles
+    rest = (x.shape[axis] for axis in first.rest)
+    return jnp.broadcast_to(context.align(x, first), (*first.tiles.shape[:3], *rest))

@@ -17,13 +17,11 @@ from bc_jax.sparse import pointwise
 from bc_jax.sparse.pointwise import NAMES, OWN_DERIVATIVE
 from bc_jax.sparse.rules.attention import keeps_apart, result_axis
 from bc_jax.sparse.rules.elementwise import AS_THEY_ARE
+from bc_jax.sparse.rules.reductions import REDUCTIONS
 from bc_jax.sparse.rules.shape import place_after
 from bc_jax.sparse.values import Blocked, Declined, Joined, Whole, plain
 
-_REDUCTIONS = (
-    *("reduce_max", "reduce_min", "reduce_sum", "reduce_prod", "reduce_and", "reduce_or"),
-    *("argmax", "argmin"),
-)
+_REDUCTIONS = (*REDUCTIONS, "argmax", "argmin")
 # What says where a slice ends.
 _SLICES = {"slice": "limit_indices", "dynamic_slice": "slice_sizes"}
 

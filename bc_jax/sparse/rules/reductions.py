@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from bc_jax import lowering
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.registry import rule
-from bc_jax.sparse.values import Blocked, Declined, Whole
+from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Whole
+from bc_jax.sparse.windows import fill
+
+REDUCTIONS = ("reduce_max", "reduce_min", "reduce_sum", "reduce_prod", "reduce_and", "reduce_or")
 
 
 def after_removing(axes: tuple[int, ...], removed) -> tuple[int, ...]:
@@ -20,11 +23,13 @@ def after_removing(axes: tuple[int, ...], removed) -> tuple[int, ...]:
     return tuple(a - sum(r < a for r in removed) for a in axes)
 
 
-@rule("reduce_max", "reduce_min", "reduce_sum", "reduce_prod", "reduce_and", "reduce_or")
+@rule(*REDUCTIONS)
 def reduce(context, op, x):
     """Over channels: on the tiles. Over space: blocks' own parts are remembered."""
-    x = leader([x])
     axes = tuple(op.params["axes"])
+    if isinstance(x, Blocked) and {*x.axes[1:]} <= {*axes}:
+        x = _without_what_is_cut(context, op, x)
+    x = leader([x])
     space = [i for i, a in enumerate(x.axes[1:]) if a in axes]
     if not space and x.axes[0] in axes:
         raise Declined("reduces over streams")
@@ -40,6 +45,15 @@ def reduce(context, op, x):
     whole = context.dense(parts)
     (whole,) = op.bind(whole, axes=axes)
     return Whole(whole, whole.shape)
+
+
+def _without_what_is_cut(context, op, x: Blocked) -> Blocked:
+    """The image with what changes no result where the program has cut it."""
+    if x.pad == NO_PAD or any(side > 0 for sides in x.pad for side in sides):
+        return x
+    (neutral,) = op.bind(jnp.zeros((0,), x.tiles.dtype), axes=(0,))
+    cut = tuple((-low, -high) for low, high in x.pad)
+    return x.new(fill(x.tiles, context.blocks, neutral, cut=cut))
 
 
 def sums_pixels(op, lhs: Blocked, rhs: Blocked) -> bool:

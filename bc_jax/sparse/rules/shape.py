@@ -9,6 +9,7 @@ import numpy as np
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain, varies
+from bc_jax.sparse.windows import fill
 
 
 @rule("transpose")
@@ -198,4 +199,38 @@ def pad(context, op, x, value):
     constant = context.program.static(op.inputs[1])
     if constant is None or np.iscomplexobj(constant):
         raise Declined("pads with a computed value, or a complex one")
-    return x.moved(around, float(constant))
+    return put_around(context, x, around, float(constant))
+
+
+def put_around(context, x: Blocked, around, constant: float) -> Blocked:
+    """The image, with a number around it: ((top, bottom), (left, right)), none negative."""
+    x, around = filled_where_cut(context, x, around, constant)
+    return x.moved(around, constant)
+
+
+def filled_where_cut(context, x: Blocked, around, constant, gaps=(1, 1)):
+    """The image with a number where it was cut and is padded anew, and what is left to pad.
+
+    With gaps between its pixels, which the number is also put in, padding is of these.
+    """
+    again = [
+        [old < 0 < new for old, new in zip(*sides, strict=True)]
+        for sides in zip(x.pad, around, strict=True)
+    ]
+    if not any(map(any, again)):
+        return x, around
+
+    def where(sides, others):
+        each = zip(again, sides, others, strict=True)
+        return tuple(tuple(a if w else b for w, a, b in zip(*s, strict=True)) for s in each)
+
+    cut = where([(-low, -high) for low, high in x.pad], NO_PAD)
+    tiles = fill(x.tiles, context.blocks, jnp.asarray(constant, x.tiles.dtype), cut=cut)
+    left = [
+        tuple(old * gap + new for old, new in zip(*sides, strict=True))
+        for *sides, gap in zip(x.pad, around, gaps, strict=True)
+    ]
+    filled = x.new(tiles).same(
+        pad=where(NO_PAD, x.pad), pad_value=x.pad_value, key=f"{x.key}_{cut}_{constant}"
+    )
+    return filled, where(left, around)

@@ -19,7 +19,11 @@ from bc_jax.sparse.plan import Ready
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.linear import per_pixel
 from bc_jax.sparse.rules.registry import rule
+from bc_jax.sparse.rules.shape import filled_where_cut
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain
+
+# The share of an axis' results that may be missing, which are made nevertheless.
+_MISSING = 1 / 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +78,27 @@ def window_axis(
     return Axis(before, after, (pad_low, pad_high), out)
 
 
+def window_and_cut(tile: int, blocks: int, **window) -> tuple[Axis, tuple[int, int]]:
+    """The same, where a few results may be missing from the blocks, as without padding.
+
+    Returns:
+        The geometry of a window that has them all, and which are to be cut, as `Blocked.pad` says.
+    """
+    size, stride, gaps, low = (window[name] for name in ("size", "stride", "gaps", "low"))
+    reach, image = (size - 1) * window["dilation"], (tile * blocks - 1) * gaps + 1
+    wanted = tile * blocks * gaps // stride
+    missing = wanted - (image + low + window["high"] - reach - 1) // stride - 1
+    if not 0 < missing <= _MISSING * wanted:
+        return window_axis(tile, blocks, **window), (0, 0)
+    # Results lie where the middle of what they read does.
+    first = round((reach / 2 - low - (stride - gaps) / 2) / stride)
+    first = min(max(first, 0), missing)
+    low += first * stride
+    high = (wanted - 1) * stride + reach + 1 - image - low
+    whole = window_axis(tile, blocks, **window | {"low": low, "high": high})
+    return whole, (-first, first - missing)
+
+
 def _halo(axes: Sequence[Axis]) -> Halo:
     return Halo(*(max(0, side) for axis in axes for side in (axis.before, axis.after)))
 
@@ -104,6 +129,18 @@ def finish_move(context, x: Blocked, strides: tuple[int, int] = (1, 1)) -> Block
     return Blocked(tiles[:, rows, columns], x.axes, key=key)
 
 
+def move(context, x: Blocked, pad) -> Blocked:
+    """The image by so many pixels aside: ((top, -top), (left, -left)), up to a block's side."""
+    if pad == NO_PAD:
+        return x.same(pad=NO_PAD)
+    if any(map(sum, pad)):
+        raise Declined("moves a part of an image to one of another size")
+    sides = [tile // parts for tile, parts in zip(x.tiles.shape[1:3], context.parts, strict=True)]
+    if any(abs(low) > side for (low, _), side in zip(pad, sides, strict=True)):
+        raise Declined("moves pixels to other blocks")
+    return finish_move(context, x.same(pad=pad))
+
+
 def _around(x: Blocked, default):
     """What stands outside the image; the default where nothing was put there."""
     return x.pad_value if any(side > 0 for sides in x.pad for side in sides) else default
@@ -120,8 +157,6 @@ def _padding(x: Blocked, padding, pad_value, gaps: tuple[int, int] = (1, 1)):
         for sides, image, gap in zip(padding, x.pad, gaps, strict=True)
         for own, side in zip(sides, image, strict=True)
     ]
-    if any(side < 0 < own for own, side in both):
-        raise Declined("the image is cut where the window is padded")
     (top, bottom), (left, right) = (map(sum, both[i : i + 2]) for i in (0, 2))
     return [(top, bottom), (left, right)]
 
@@ -149,9 +184,11 @@ def convolution(context, op, x, kernel):
     if not isinstance(kernel, lowering.SummedKernel):
         kernel = jnp.transpose(plain(kernel), order)
     gaps = tuple(p["lhs_dilation"][t] for t in turn)
-    padding = _padding(x, [p["padding"][t] for t in turn], 0, gaps)
-    axes = tuple(
-        window_axis(
+    padding = [tuple(p["padding"][t]) for t in turn]
+    x, padding = filled_where_cut(context, x, padding, 0, gaps)
+    padding = _padding(x, padding, 0, gaps)
+    found = [
+        window_and_cut(
             x.tiles.shape[1 + i],
             context.grid[i],
             size=kernel.shape[i],
@@ -162,7 +199,8 @@ def convolution(context, op, x, kernel):
             high=int(padding[i][1]),
         )
         for i, t in enumerate(turn)
-    )
+    ]
+    axes, cut = zip(*found, strict=True)
     pad_value = _around(x, 0)
     how = convolution_of(p, tuple(axis.pad for axis in axes), turn)
     steps = None
@@ -176,7 +214,7 @@ def convolution(context, op, x, kernel):
         context.reads_kernel(op.inputs[1], Ready(order, ready))
         result = lowering.convolve(read_window(context, x, axes, pad_value), kernel, how)
     out_stream, _, *out_space = numbers.out_spec
-    return x.new(result, (out_stream, *(out_space[t] for t in turn)))
+    return x.new(result, (out_stream, *(out_space[t] for t in turn))).same(pad=cut)
 
 
 def _is_dense(op, x: Blocked) -> bool:
@@ -282,9 +320,11 @@ def pooling(context, op, x, *outside):
         x = leader([x])
         return x.new(_pool_plainly(op, x, x.tiles, outside))
     identity = _identity(context, op, x.tiles.dtype)
-    padding = _padding(x, [p["padding"][a] for a in x.axes[1:]], identity)
-    axes = tuple(
-        window_axis(
+    padding = [tuple(p["padding"][a]) for a in x.axes[1:]]
+    x, padding = filled_where_cut(context, x, padding, identity)
+    padding = _padding(x, padding, identity)
+    found = [
+        window_and_cut(
             x.tiles.shape[1 + i],
             context.grid[i],
             size=p["window_dimensions"][a],
@@ -295,7 +335,8 @@ def pooling(context, op, x, *outside):
             high=int(padding[i][1]),
         )
         for i, a in enumerate(x.axes[1:])
-    )
+    ]
+    axes, cut = zip(*found, strict=True)
     pad_value = _around(x, identity)
     size, strides, dilation = (
         tuple(p[name][a] for a in x.axes[1:])
@@ -306,11 +347,12 @@ def pooling(context, op, x, *outside):
     if known and all(min(axis.before, axis.after) >= 0 for axis in axes):
         result = context.pool(x, _halo(axes), pad_value, (op.name, size, strides))
         if result is not None:
-            return x.new(result)
+            return x.new(result).same(pad=cut)
     tiles = read_window(context, x, axes, pad_value)
     if not usual:
-        return x.new(_pool_plainly(op, x, tiles, outside))
-    return x.new(lowering.pool(tiles, op.name, size=size, strides=strides, dilation=dilation))
+        return x.new(_pool_plainly(op, x, tiles, outside)).same(pad=cut)
+    result = lowering.pool(tiles, op.name, size=size, strides=strides, dilation=dilation)
+    return x.new(result).same(pad=cut)
 
 
 def _keeps(op, value: np.ndarray) -> bool:
