@@ -523,7 +523,17 @@ def written_channels(p, x):
     y = y.at[:, 3].multiply(jnp.linspace(0, 1, x.shape[1], dtype=x.dtype)[None, :, None])
     y = jax.lax.dynamic_update_slice_in_dim(y, jnp.tanh(y[:, 2:4]), 4, axis=1)
     pairs = x.reshape(*x.shape[:3], 3, 2)
-    return conv(y, p["b"], layout="NCHW"), pairs.at[..., 1, :].set(pairs[..., 0, :])
+    several = x.at[..., ::2].multiply(2.0).at[..., np.array([5, 1])].set(jnp.tanh(x[..., :2]))
+    several = jnp.zeros_like(x).at[..., np.array([3, 3, 0])].add(several[..., 1:4])
+    several = jax.lax.reduce(several, np.zeros((), x.dtype), lambda a, b: a + b + a * b, (3,))
+    return (
+        conv(y, p["b"], layout="NCHW"),
+        pairs.at[..., 1, :].set(pairs[..., 0, :]),
+        several + jnp.median(x, -1),
+        jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, jnp.uint32), x.dtype) + x,
+        jnp.quantile(x.astype(jnp.float32), 0.3, axis=-1, method="lower"),
+        jnp.take_along_axis(pairs, (pairs[..., :1, :1] > 0).astype(int), -2),
+    )
 
 
 def grouped_products(p, x):

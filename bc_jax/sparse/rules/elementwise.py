@@ -70,6 +70,15 @@ def _tiles(context, operands) -> tuple[Blocked, list]:
     return first, tiles
 
 
+@rule("bitcast_convert_type")
+def bitcast(context, op, x):
+    """The same bits as numbers of another type; the last axis may go, or come, with their size."""
+    x = leader([x])
+    if len(op.out_avals[0].shape) < x.rank and x.rank - 1 in x.axes:
+        raise Declined("makes one number of several along space")
+    return x.new(*op.bind(x.tiles))
+
+
 AS_THEY_ARE = ("optimization_barrier", "sharding_constraint")
 
 

@@ -19,7 +19,7 @@ from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.program import Op, Program
 from bc_jax.sparse.rules.attention import against_all
 from bc_jax.sparse.rules.elementwise import leader
-from bc_jax.sparse.rules.reductions import sum_pixels, sums_pixels
+from bc_jax.sparse.rules.reductions import after_removing, sum_pixels, sums_pixels
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Resized, Whole, plain
 
@@ -184,6 +184,9 @@ def gather(context, op, x, indices):
         raise Declined("")
     numbers, shape = op.params["dimension_numbers"], op.in_shapes[0]
     axes = numbers.start_index_map
+    one = context.program.static(op.inputs[1])
+    if one is not None and one.ndim == 1:
+        return _pick_one(op, leader([context.finish(x)]), one.tolist())
     found = gathered(context.program, op)
     border = _border(context, op, x, axes, found)
     if border is not None:
@@ -210,6 +213,18 @@ def gather(context, op, x, indices):
     return x
 
 
+def _pick_one(op, x: Blocked, place: list[int]) -> Blocked:
+    """A single place of channels, whose axis the result has not."""
+    numbers, shape = op.params["dimension_numbers"], op.in_shapes[0]
+    axes = numbers.start_index_map
+    sizes = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+    whole = op.params["slice_sizes"] == sizes and numbers.collapsed_slice_dims == axes
+    if not whole or {*axes} & {*x.axes} or len(axes) > 1 or not 0 <= place[0] < shape[axes[0]]:
+        raise Declined("gathers a part of space, or of several axes")
+    tiles = jnp.take(x.tiles, place[0], axis=x.tile_axis(axes[0]))
+    return x.new(tiles, after_removing(x.axes, axes))
+
+
 def _look_up(op, table, indices: Blocked) -> Blocked:
     """What pixels' indices, which are along the last axis, pick from a table."""
     numbers = op.params["dimension_numbers"]
@@ -230,8 +245,12 @@ def _pick_own(op, x: Blocked, indices: Blocked) -> Blocked:
     batch = numbers.operand_batching_dims, numbers.start_indices_batching_dims
     pairs = list(zip(x.axes, indices.axes, strict=True))
     meet = {*pairs} <= {*zip(*batch, strict=True)} and x.tiles.shape[:3] == indices.tiles.shape[:3]
-    if not meet or last in indices.axes or numbers.offset_dims:
+    if not meet or last in indices.axes:
         raise Declined("gathers at places that are computed")
+    if numbers.offset_dims:  # each index of several channels
+        if {x.axes, indices.axes} != {(0, 1, 2)} or min(numbers.offset_dims) < 3:
+            raise Declined("gathers at places that are computed")
+        return indices.new(*op.bind(x.tiles, indices.tiles))
     both = zip(x.tile_axes(batch[0]), indices.tile_axes(batch[1]), strict=True)
     of_operand, of_indices = zip(*sorted(both), strict=True)
     picked = x.tile_axes(numbers.start_index_map)

@@ -33,13 +33,15 @@ WRITES = {
 
 @rule(*WRITES)
 def scatter(context, op, x, indices, updates):
-    """Writes at known places of an axis that is not space."""
+    """Writes at known places of channels, and at one of space, of parts of some size."""
     if _applies(op):
         raise Declined("applies a function to what it writes over")
     numbers, (*_, new) = op.params["dimension_numbers"], op.in_shapes
     index = context.program.static(op.inputs[1])
-    if index is None or index.ndim != 1 or numbers.operand_batching_dims:
-        raise Declined("writes at places that are computed, or at several")
+    if index is None or index.ndim > 2 or numbers.operand_batching_dims:
+        raise Declined("writes at places that are computed, or at several along several axes")
+    if index.ndim == 2:
+        return _write_at_places(context, op, x, index, updates)
     starts = dict(zip(numbers.scatter_dims_to_operand_dims, index.tolist(), strict=True))
     for axis in sorted(numbers.inserted_window_dims):  # a single place, without an axis of its own
         updates, new = _with_axis(context, updates, axis), (*new[:axis], 1, *new[axis:])
@@ -64,6 +66,18 @@ def dynamic_update_slice(context, op, x, updates, *starts):
         raise Declined("writes at places that are computed")
     starts = [int(np.clip(k, 0, r)) for k, r in zip(known, room, strict=True)]
     return _write(context, op, x, updates, starts, new)
+
+
+def _write_at_places(context, op, x, index, updates) -> Blocked:
+    """Updates written at several places of channels, which are last."""
+    numbers, (shape, _, new) = op.params["dimension_numbers"], op.in_shapes
+    first = leader([x, updates])
+    pixels = numbers.update_window_dims[:3] == (0, 1, 2) == first.axes and new[:3] == shape[:3]
+    if not pixels or min(numbers.scatter_dims_to_operand_dims) < 3 or len(new) != len(shape):
+        raise Declined("writes at several places, not of channels alone")
+    x, updates = (tiles_of(context, value, first) for value in (x, updates))
+    (result,) = op.bind(x, index, updates)
+    return first.new(result)
 
 
 def _with_axis(context, value, axis: int):

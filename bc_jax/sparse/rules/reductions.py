@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from bc_jax import lowering
-from bc_jax.sparse.rules.elementwise import leader
+from bc_jax.sparse.rules.elementwise import leader, tiles_of
 from bc_jax.sparse.rules.registry import rule
-from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Whole
+from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Whole, plain
 from bc_jax.sparse.windows import fill
 
 REDUCTIONS = ("reduce_max", "reduce_min", "reduce_sum", "reduce_prod", "reduce_and", "reduce_or")
@@ -54,6 +54,18 @@ def _without_what_is_cut(context, op, x: Blocked) -> Blocked:
     (neutral,) = op.bind(jnp.zeros((0,), x.tiles.dtype), axes=(0,))
     cut = tuple((-low, -high) for low, high in x.pad)
     return x.new(fill(x.tiles, context.blocks, neutral, cut=cut))
+
+
+@rule("reduce")
+def reduce_by_function(context, op, *operands):
+    """By a function of a program's own, over channels."""
+    arrays, initial = operands[: len(op.outputs)], operands[len(op.outputs) :]
+    x, dimensions = leader(arrays), tuple(op.params["dimensions"])
+    if {*dimensions} & {*x.axes}:
+        raise Declined("reduces over space, by a function that is not known")
+    tiles = [tiles_of(context, array, x) for array in arrays]
+    results = op.bind(*tiles, *map(plain, initial), dimensions=x.tile_axes(dimensions))
+    return [x.new(result, after_removing(x.axes, dimensions)) for result in results]
 
 
 def sums_pixels(op, lhs: Blocked, rhs: Blocked) -> bool:
