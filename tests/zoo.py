@@ -361,8 +361,8 @@ def control_flow(p, x):
 
 def looped(p, x):
     # Layers with stacked parameters, steps of refinement, parts of what comes with a frame, and a
-    # loop in a loop; a choice that is known.
-    x = conv(x, p["a"], 2)
+    # loop in a loop; a choice that is known; a loop over streams.
+    x = lax.map(lambda image: conv(image[None], p["a"], 2)[0], x)
 
     def layer(h, kernel):
         return h + jnp.tanh(conv(h, kernel)), h.mean(axis=-1)

@@ -1,12 +1,14 @@
-"""Short loops turn by turn, and choices that are known before a program runs.
+"""Short loops turn by turn, loops over streams at once, and choices known before a program runs.
 
 Layers whose parameters are stacked are a loop over them, and so are a few steps of refinement. Told
-one after the other, their operations run on blocks as any others do.
+one after the other, their operations run on blocks as any others do. So do those of `jax.lax.map`
+over streams, told as `jax.vmap`.
 """
 
 import dataclasses
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,7 +40,9 @@ def _unroll(program: Program) -> tuple[Program, bool]:
     for op in program.ops:
         op, before = dataclasses.replace(op, inputs=tuple(map(named, op.inputs))), len(draft.ops)
         reads = [isinstance(x, int) and x in varying for x in op.inputs]
-        if op.name == "scan" and _is_short(op, reads):
+        if op.name == "scan" and _maps_streams(program, op, reads):
+            results = _at_once(op, draft)
+        elif op.name == "scan" and _is_short(op, reads):
             results = _turn_by_turn(op, draft)
         elif op.name == "cond" and any(reads) and (at := program.static(op.inputs[0])) is not None:
             branches = op.params["branches"]
@@ -56,6 +60,12 @@ def _unroll(program: Program) -> tuple[Program, bool]:
     outputs = tuple(map(named, program.outputs))
     changes = {"ops": tuple(draft.ops), "outputs": outputs, "avals": draft.avals}
     return dataclasses.replace(program, **changes), True
+
+
+def _maps_streams(program: Program, op: Op, reads: list[bool]) -> bool:
+    """Whether a loop's turns are each of a stream, and none reads what another has made."""
+    (same, carried), (streams, *_) = _roles(op), program.avals[program.inputs[-1]].shape
+    return carried == 0 and any(reads[same:]) and op.params["length"] == streams
 
 
 def _is_short(op: Op, reads: list[bool]) -> bool:
@@ -85,6 +95,13 @@ def _operations(jaxpr) -> int:
         turns = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         count += 1 + turns * sum(map(_operations, inner))
     return count
+
+
+def _at_once(op: Op, draft: Draft) -> list[int | Constant]:
+    """Append the operations of all turns of a loop that carries nothing; returns its results."""
+    same, _ = _roles(op)
+    axes = [None if i < same else 0 for i in range(len(op.inputs))]
+    return draft.append(jax.vmap(jex.jaxpr_as_fun(op.params["jaxpr"]), axes), op.inputs, op.layer)
 
 
 def _turn_by_turn(op: Op, draft: Draft) -> list[int | Constant]:
