@@ -16,6 +16,7 @@ BLOCK, C = 8, 4
 FRAMES, GRID = (2, 32, 48, C), (2, 4, 6)
 KERNEL = np.random.default_rng(0).normal(size=(3, 3, 8, C)).astype(np.float32) / 8
 MEAN = np.array([[[[0.1, 0.2, 0.3, 0.4]]]], np.float32)
+STILL = (0, 0, 0)
 PARAMS = {"mean": jnp.asarray(MEAN), "scale": jnp.array([[[[1.0, 2.0, -1.0, 0.5]]]])}
 
 
@@ -96,6 +97,9 @@ def cut_and_padded_anew(p, x):
         "twice": pad(pad(x[:, :-4], (0, 2), (0, 0)), (0, 2), (0, 0), constant_values=0.9),
         "constants behind": jnp.concatenate([x[:, :, 1:], jnp.zeros((2, 32, 1, C))], 2),
         "constants ahead": jnp.concatenate([jnp.ones((2, 1, 48, C)), x[:, :-1]], 1),
+        "channels too": conv(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (1, 2)), constant_values=0.3)),
+        "gaps": conv(lax.pad(x, 0.0, (STILL, (1, 2, 1), (2, 1, 1), STILL))),
+        "gaps alone": lax.pad(x, 0.5, (STILL, (0, 0, 1), (1, 0, 2), STILL)),
         "last pixel again": jnp.concatenate([x[:, :, 1:], x[:, :, -1:]], 2),
     }
 

@@ -177,7 +177,7 @@ def _product(shape, axes):
 
 @rule("pad")
 def pad(context, op, x, value):
-    """Pads channels; around the image it only notes the padding, which a window then reads."""
+    """Pads channels, and between pixels; around the image it only notes it, for what reads it."""
     if not isinstance(x, Blocked):
         raise Declined("")
     if varies(value):
@@ -186,14 +186,17 @@ def pad(context, op, x, value):
     space = [tuple(int(v) for v in config[a]) for a in x.axes]
     if x.merged and any(space[1]):
         raise Declined("pads the axis that rows and columns were merged into")
-    if space[0] != (0, 0, 0) or any(interior for _, _, interior in space):
-        raise Declined("puts gaps into space")
+    if space[0] != (0, 0, 0):
+        raise Declined("adds or drops streams")
     rest = [tuple(int(v) for v in config[a]) for a in x.rest]
-    around = tuple((low, high) for low, high, _ in space[1:])
-    if any(any(r) for r in rest):
-        if around != NO_PAD or x.pad != NO_PAD:
-            raise Declined("pads channels and space at once")
-        return x.new(jax.lax.pad(x.tiles, plain(value), [(0, 0, 0)] * 3 + rest))
+    gaps = [gap for *_, gap in space[1:]]
+    around = tuple((low, high - gap) for low, high, gap in space[1:])
+    if any(map(any, rest)) or any(gaps):
+        if x.pad != NO_PAD:
+            raise Declined("pads what was padded around it before, between pixels or channels")
+        # As many gaps behind the last pixel as between others, so that all tiles are alike.
+        inner = [(0, 0, 0), *((0, gap, gap) for gap in gaps), *rest]
+        x = x.new(jax.lax.pad(x.tiles, plain(value), inner)).same(key=f"{op.outputs[0]}_inner")
     if around == NO_PAD:
         return x
     constant = context.program.static(op.inputs[1])
@@ -203,7 +206,7 @@ def pad(context, op, x, value):
 
 
 def put_around(context, x: Blocked, around, constant: float) -> Blocked:
-    """The image, with a number around it: ((top, bottom), (left, right)), none negative."""
+    """The image, with a number around it: ((top, bottom), (left, right)), or cut."""
     x, around = filled_where_cut(context, x, around, constant)
     return x.moved(around, constant)
 
