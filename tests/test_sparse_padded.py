@@ -17,6 +17,7 @@ FRAMES, GRID = (2, 32, 48, C), (2, 4, 6)
 KERNEL = np.random.default_rng(0).normal(size=(3, 3, 8, C)).astype(np.float32) / 8
 MEAN = np.array([[[[0.1, 0.2, 0.3, 0.4]]]], np.float32)
 STILL = (0, 0, 0)
+ROWS = np.repeat(np.eye(32, dtype=np.float32), 2, axis=0) * 3
 PARAMS = {"mean": jnp.asarray(MEAN), "scale": jnp.array([[[[1.0, 2.0, -1.0, 0.5]]]])}
 
 
@@ -131,6 +132,9 @@ def without_padding(p, x):
         "crop": y + x[:, 2:-2, 2:-2],
         "u-net": conv(jnp.concatenate([y, larger], -1)),
         "put back": pad(conv(x), constant_values=0.5),
+        "resized": jax.image.resize(jnp.tanh(conv(x)), x.shape, "bilinear"),
+        "one axis resized": jax.image.resize(conv(x), (2, 64, 46, C), "linear"),
+        "enlarged": jnp.repeat(jax.image.resize(half, (2, 32, 48, C), "nearest"), 2, axis=3),
         "dilated": conv(x, rhs_dilation=(2, 2)),
     }
 
@@ -183,8 +187,14 @@ def not_constant_around_it(x):
     return conv(pad(x) * jnp.arange(50.0)[None, None, :, None])
 
 
+def resized_beside_padding(x):
+    return jnp.einsum("nhwc,oh->nowc", pad(x, (0, 0), (2, 2), constant_values=1.0), ROWS)
+
+
 @pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
-@pytest.mark.parametrize("network", [far, padded_differently, many_parts, not_constant_around_it])
+@pytest.mark.parametrize(
+    "network", [far, padded_differently, many_parts, not_constant_around_it, resized_beside_padding]
+)
 def test_the_rest_is_whole_and_right(network):
     frames = np.random.default_rng(2).uniform(size=FRAMES).astype(np.float32)
     sparse = bc_jax.blockcopy(lambda _, x: network(jnp.asarray(x)), BLOCK)

@@ -53,11 +53,11 @@ def dot_general(context, op, lhs, rhs):
         x = context.image(x)
         if x is None or rank - 1 in x.axes:
             raise Declined("")
-    x = leader([x])
     if any(a in x.axes for a in x_contract):
         if len(x_contract) != 1 or x.merged:
             raise Declined("contracts space together with another axis")
         return _along_space(context, op, x, x_contract[0], left)
+    x = leader([x])
     contract = (tuple(x.tile_axis(a) for a in x_contract), tuple(other_contract))
     other = plain(other)
     tiles = lowering.dot_general(
@@ -141,6 +141,11 @@ def _resize(context, x: Blocked | Resized, axis: int, matrix: np.ndarray, dtype,
     along = x.axes[1:].index(axis)
     if isinstance(x, Resized) and x.maps[along] is not None:
         x = context.finish(x)  # one matrix after the other
+    pad = (x.source if isinstance(x, Resized) else x).pad
+    if any(side > 0 for sides in pad for side in sides):
+        raise Declined("resizes an image that was padded")
+    # Of an image that was cut, all but what is left counts for nothing.
+    matrix = np.pad(matrix, ((0, 0), tuple(-side for side in pad[along])))
     side = sides.after(None, sides.by_matrix(matrix), matrix.shape[1])
     if not sides.at_own_places(side, context.grid[along], near=_NEAR / matrix.shape[1]):
         raise Declined("moves pixels to other blocks")
@@ -166,7 +171,8 @@ def finish_resize(context, x: Resized) -> Blocked:
     if tiles is None:
         tiles = context.exchange(x.source, _halo(x.maps), 0)
         tiles = halos.resize(tiles, context.blocks, **how)
-    return Blocked(tiles, x.axes, key=x.key)
+    cut = tuple((0, 0) if m else sides for m, sides in zip(x.maps, x.source.pad, strict=True))
+    return Blocked(tiles, x.axes, key=x.key, pad=cut)
 
 
 @rule("gather")
@@ -191,7 +197,8 @@ def gather(context, op, x, indices):
     border = _border(context, op, x, axes, found)
     if border is not None:
         return border
-    x = x if isinstance(x, Resized) else leader([x])
+    if not (isinstance(x, Blocked) and {*axes} <= {*x.axes}):
+        x = x if isinstance(x, Resized) else leader([x])
     if not found or sorted(axes) != list(numbers.collapsed_slice_dims):
         raise Declined("gathers at places that are computed")
     sizes = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
