@@ -135,6 +135,9 @@ def without_padding(p, x):
         "resized": jax.image.resize(jnp.tanh(conv(x)), x.shape, "bilinear"),
         "one axis resized": jax.image.resize(conv(x), (2, 64, 46, C), "linear"),
         "enlarged": jnp.repeat(jax.image.resize(half, (2, 32, 48, C), "nearest"), 2, axis=3),
+        "repeated": jnp.repeat(jnp.repeat(conv(x), 2, 1), 3, 2),
+        "in pairs": y.reshape(2, 14, 2, 44, C).max(2),
+        "shuffled": pool(y).reshape(2, 14, 22, 2, 2, 1).swapaxes(2, 3).reshape(2, 28, 44, 1),
         "dilated": conv(x, rhs_dilation=(2, 2)),
     }
 

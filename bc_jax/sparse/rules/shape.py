@@ -63,14 +63,15 @@ def reshape(context, op, x):
 
     Rows and columns may become one axis, or streams, rows and columns, and be apart again.
     """
-    x = leader([x]).apart()
+    cut = isinstance(x, Blocked) and x.pad != NO_PAD and not _grows(x.pad)
+    x = x if cut else leader([x]).apart()
     if op.params.get("dimensions") is not None:
         raise Declined("reshapes in another order")
     after = tuple(op.params["new_sizes"])
     try:
         return _reshape(context, x, after)
     except Declined:
-        merging = _merging(context.shape(x), after, x.axes)
+        merging = None if cut else _merging(context.shape(x), after, x.axes)
         if merging is None:
             raise
     at, axes = merging
@@ -81,6 +82,10 @@ def reshape(context, op, x):
         raise Declined("merges an axis of space into another")
     n = at if len(axes) == 3 else n - (n > at)
     return result.same(axes=(n, at, at))
+
+
+def _grows(pad) -> bool:
+    return any(side > 0 for sides in pad for side in sides)
 
 
 def _merging(before, after, axes) -> tuple[int, tuple[int, ...]] | None:
@@ -104,10 +109,13 @@ def place_after(shape, size: int, ahead: int, first: int = 0) -> int | None:
 
 def _reshape(context, x: Blocked, after: tuple[int, ...]) -> Blocked:
     """To a shape in which rows and columns are axes of their own."""
-    before = context.shape(x)
+    before, tile = list(context.shape(x)), dict(zip(x.axes, x.tiles.shape, strict=False))
+    cut = dict(zip(x.axes, ((0, 0), *x.pad), strict=True))
+    for axis, sides in cut.items():
+        before[axis] += sum(sides)
+    before = tuple(before)
     if after == before:
         return x
-    grid = dict(zip(x.axes, (1, *context.grid), strict=True))  # blocks along each axis of space
     axes: dict[int, int] = {}
     split_shape: list[int] = []  # the tile's shape in the program's order, N being 1
     for old, new in _groups(before, after, x.axes[0]):
@@ -125,11 +133,13 @@ def _reshape(context, x: Blocked, after: tuple[int, ...]) -> Blocked:
         at = candidates[0]
         if axis == x.axes[0] and (after[at] != before[axis] or len(leading) > 1):
             raise Declined("mixes streams")
-        if after[at] % grid[axis]:
+        # What is cut goes with the pixels beside it.
+        whole = [size * after[at] for size in (tile[axis], *cut[axis])]
+        if axis != x.axes[0] and any(size % before[axis] for size in whole):
             raise Declined("cuts blocks apart")
-        axes[axis] = at
-        for a in new:
-            split_shape.append(after[a] // grid[axis] if a == at else after[a])
+        tile[axis], *sides = (size // before[axis] for size in whole)
+        axes[axis], cut[axis] = at, tuple(sides)
+        split_shape += [tile[axis] if a == at else after[a] for a in new]
     new_axes = tuple(axes[a] for a in x.axes)
     # Tiles in the program's order, K in the place of N; reshaped; and back.
     order = x.order
@@ -137,7 +147,8 @@ def _reshape(context, x: Blocked, after: tuple[int, ...]) -> Blocked:
     split_shape[new_axes[0]] = context.blocks.capacity
     tiles = tiles.reshape(split_shape)
     rest = [a for a in range(len(after)) if a not in new_axes]
-    return x.new(jnp.transpose(tiles, (*new_axes, *rest)), new_axes)
+    tiles = jnp.transpose(tiles, (*new_axes, *rest))
+    return x.new(tiles, new_axes).same(pad=tuple(cut[a] for a in x.axes[1:]))
 
 
 def _groups(before, after, stream):
