@@ -291,6 +291,8 @@ TRANSPOSED = [
     ((4, 3), (2, 1), ((1, 3), (1, 1)), 1),  # both phases of rows see the same pixels
     ((5, 4), (3, 2), ((1, 2), (2, 2)), 4),
     ((2, 6), (2, 3), ((1, 1), (-1, 5)), 1),
+    ((3, 3), (3, 3), ((1, 3), (1, 3)), 3),
+    ((5, 5), (4, 4), ((2, 5), (2, 5)), 8),
 ]
 
 
@@ -302,6 +304,15 @@ def test_the_phases_of_a_transposed_convolution(monkeypatch, size, dilation, pad
     found = convolutions(lambda x, k: convolve(x, k, how), x, k)
     assert [call["lhs_dilation"] for call in found] == [(1, 1)] * calls
     close(*both_ways(monkeypatch, convolve, x, k, how), dtype)
+
+
+@pytest.mark.parametrize("sides", [(-1, 1), (-2, 2), (2, -1)])
+@pytest.mark.parametrize("kernel, stride", [(1, 1), (3, 1), (3, 2)])
+def test_a_convolution_that_cuts_at_one_side_and_pads_at_the_other(sides, kernel, stride):
+    x, k = random(2, 8, 8, 3), random(kernel, kernel, 3, 5, seed=1)
+    made = jax.jit(lambda x, k: convolve(x, k, Convolution((stride,) * 2, (sides, (0, 0)))))(x, k)
+    moved = jax.lax.pad(x, 0.0, ((0, 0, 0), (*sides, 0), (0, 0, 0), (0, 0, 0)))
+    close(made, convolve_plainly(jnp.asarray(np.array(moved)), k, Convolution((stride,) * 2)))
 
 
 @pytest.mark.parametrize(
