@@ -49,6 +49,7 @@ class Context:
 
     Attributes:
         parts: the rows and columns of blocks that a tile consists of.
+        values: those of the program's that are known by now.
     """
 
     parts = (1, 1)
@@ -59,6 +60,7 @@ class Context:
         self.program = program
         self.plan = plan
         self.memory = memory
+        self.values: dict = {}
         self.halo_read: Halo | None = None
         self.moved = self.reads_all = self.in_parts = False
         self.taps: float | None = None
@@ -309,7 +311,7 @@ def interpret(context: Context, args: list, records: list[Record] | None = None)
         The program's results, `Blocked`, `Whole` or plain arrays.
     """
     program = context.program
-    values = dict(zip(program.inputs, args, strict=True))
+    values = context.values = dict(zip(program.inputs, args, strict=True))
 
     def read(operand, name: str = ""):
         if isinstance(operand, Constant):

@@ -36,15 +36,63 @@ def reduce(context, op, x):
     if not space:
         (tiles,) = op.bind(x.tiles, axes=x.tile_axes(axes))
         return x.new(tiles, after_removing(x.axes, axes))
-    # A value per block, or a row or column of them: small to remember, and cheap to reduce whole.
-    others = tuple(a for a in x.tile_axes(axes) if a > 2)
-    (parts,) = op.bind(_in_parts(context, x, space), axes=(2, 4, *(a + 2 for a in others)))
-    parts = Blocked(jnp.expand_dims(parts, others), x.axes, key=f"{op.outputs[0]}_blocks")
     several = "one value" if len(space) == 2 else "one row or column"
     context.reason = f"reduces over all of space; cheap, from {several} per block"
-    whole = context.dense(parts)
+    apart = _apart(context, op, x)
+    whole = _sum_squares(context, op, *apart) if apart else _of_blocks(context, op, x)
     (whole,) = op.bind(whole, axes=axes)
     return Whole(whole, whole.shape)
+
+
+def _of_blocks(context, op, x: Blocked) -> jax.Array:
+    """An operation's result for each block, or row or column of one, where it reduces over those.
+
+    That is small to remember, and cheap to reduce whole.
+    """
+    cut, axes = _in_parts(context, x, op.params["axes"])
+    (parts,) = op.bind(cut, axes=axes)
+    return _remembered(context, op, x, parts, "blocks")
+
+
+def _remembered(context, op, x: Blocked, parts: jax.Array, name: str) -> jax.Array:
+    """All blocks' parts, in the program's layout; axes are of size one where they were reduced."""
+    parts = jnp.expand_dims(parts, [a for a in x.tile_axes(op.params["axes"]) if a > 2])
+    return context.dense(Blocked(parts, x.axes, key=f"{op.outputs[0]}_{name}"))
+
+
+def _apart(context, op, x: Blocked) -> tuple[Blocked, Whole] | None:
+    """An image, and what is the same for all that is summed, whose differences are squared."""
+    producers = context.program.producers
+    square = producers.get(op.inputs[0])
+    squares = square is not None and (
+        square.name == "square"
+        or (square.name == "integer_pow" and square.params["y"] == 2)
+        or (square.name == "mul" and square.inputs[0] == square.inputs[1])
+    )
+    minus = producers.get(square.inputs[0]) if squares else None
+    if op.name != "reduce_sum" or minus is None or minus.name != "sub":
+        return None
+    image, same = (context.values.get(of) for of in minus.inputs)
+    if not (isinstance(image, Blocked) and isinstance(same, Whole) and same.varies):
+        return None
+    alike = image.axes == x.axes and image.pad == NO_PAD
+    fits = all(same.array.shape[a] == 1 for a in op.params["axes"])
+    return (image, same) if alike and fits else None
+
+
+def _sum_squares(context, op, image: Blocked, same: Whole) -> jax.Array:
+    """Sums of squared differences, of blocks from what is this frame's, as a mean is in a variance.
+
+    Blocks remember their own mean and the squared differences from it, by which those from any
+    other number are known. (Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for
+    Computing Sample Variances, 1979.)
+    """
+    cut, axes = _in_parts(context, image, op.params["axes"])
+    own = cut.mean(axes, keepdims=True)
+    parts = {"means": own.squeeze(axes), "squares": jnp.square(cut - own).sum(axes)}
+    means, squares = (_remembered(context, op, image, x, name) for name, x in parts.items())
+    count = math.prod(cut.shape[a] for a in axes)
+    return squares + count * jnp.square(means - same.array)
 
 
 def _without_what_is_cut(context, op, x: Blocked) -> Blocked:
@@ -83,7 +131,7 @@ def sum_pixels(context, op, lhs: Blocked, rhs: Blocked) -> Whole:
         Declined: where they are larger than what they are made of, which is remembered instead.
     """
     contract, batch = op.params["dimension_numbers"]
-    cut = [_in_parts(context, x, (0, 1)) for x in (lhs, rhs)]
+    cut = [_in_parts(context, x, x.axes)[0] for x in (lhs, rhs)]
     out, streams = op.out_avals[0], batch[0].index(lhs.stream)
     parts = math.prod(context.parts) * math.prod(out.shape) // out.shape[streams]
     if parts > sum(math.prod(x.tiles.shape[1:]) for x in (lhs, rhs)):
@@ -104,13 +152,23 @@ def sum_pixels(context, op, lhs: Blocked, rhs: Blocked) -> Whole:
     return Whole(whole, whole.shape)
 
 
-def _in_parts(context, x: Blocked, space) -> jax.Array:
-    """Tiles [K, rows, h, columns, w, *rest], cut into blocks' parts along rows and columns, 0, 1.
+def _in_parts(context, x: Blocked, reduced) -> tuple[jax.Array, tuple[int, ...]]:
+    """Tiles [K, rows, h, columns, w, *rest], cut into blocks' parts along rows and columns.
 
     A tile is of one block, but where it is a whole frame.
+
+    Args:
+        context: the walk's.
+        x: the value.
+        reduced: the program's axes that are to be reduced; along the others all stays apart.
+
+    Returns:
+        The tiles, and the axes of theirs to reduce.
     """
     k, *sides = x.tiles.shape[:3]
-    for i in space:
-        sides[i] = math.gcd(context.parts[i], sides[i])
+    for i, axis in enumerate(x.axes[1:]):
+        if axis in reduced:
+            sides[i] = math.gcd(context.parts[i], sides[i])
     h, w, *rest = x.tiles.shape[1:]
-    return x.tiles.reshape(k, sides[0], h // sides[0], sides[1], w // sides[1], *rest)
+    cut = x.tiles.reshape(k, sides[0], h // sides[0], sides[1], w // sides[1], *rest)
+    return cut, (2, 4, *(a + 2 for a in x.tile_axes(reduced) if a > 2))
