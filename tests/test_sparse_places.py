@@ -297,6 +297,42 @@ def test_parts_that_are_a_frame_again_are_cut_into_its_blocks(network):
     assert last.where == "blocks"
 
 
+def of_channels_by_channels(x):
+    y = x @ np.tile(MATRIX, 4)  # as many as rows
+    return conv(jnp.einsum("nhwc,nhwd->ncd", y, y)[..., None], MATRIX[None, None, :1])
+
+
+def of_channels_pooled(x):
+    y = x @ np.tile(MATRIX, 4)
+    matrices = jnp.einsum("nhwc,nhwd->ncd", y, y)
+    return lax.reduce_window(matrices, -np.inf, lax.max, (1, 2, 2), (1, 2, 2), "VALID")
+
+
+def decoded(x):
+    code = jnp.tanh(x.mean((1, 2)) @ np.tile(MATRIX, 16))
+    return conv(code.reshape(-1, 4, 4, 4), MATRIX[None, None])
+
+
+def of_rows_by_rows(x):
+    rows = x.mean(2)
+    return conv(jnp.einsum("nic,njc->nij", rows, rows)[..., None], MATRIX[None, None, :1])
+
+
+def inverted(x):
+    matrices = jnp.linalg.inv(x.transpose(0, 3, 1, 2) + 30 * jnp.eye(H)[None, None])
+    return conv(matrices.transpose(0, 2, 3, 1), MATRIX[None, None])
+
+
+@pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
+@pytest.mark.parametrize(
+    "network",
+    [of_channels_by_channels, of_channels_pooled, decoded, of_rows_by_rows, inverted],
+)
+def test_what_the_whole_frame_gave_is_no_image_of_it(network):
+    state, frames = one_block(network, (2, H, H, C))
+    assert_close(state.outputs, network(frames))
+
+
 def test_channels_as_many_as_rows_are_none():
     """Where nothing tells which axes are rows and columns, and several could be."""
 

@@ -59,20 +59,49 @@ def rows_of_pixels(x):
     return jnp.stack([x, -x], axis=-1) @ MATRIX[:2]
 
 
+def turned_and_convolved(function):
+    """What a function makes of columns as rows, convolved, and turned back."""
+
+    return lambda x: conv(function(x.swapaxes(1, 2)), MATRIX[None, None]).swapaxes(1, 2)
+
+
+@turned_and_convolved
+def looped(x):
+    return lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + 1, jnp.tanh(c[1])), (0, x))[1]
+
+
+@turned_and_convolved
+def chosen(x):
+    return lax.cond(x.sum() > 0, jnp.tanh, jnp.sin, x)
+
+
+@turned_and_convolved
+def along_columns(x):
+    def step(before, line):
+        return (jnp.tanh(before @ MATRIX + line),) * 2
+
+    lines = x.swapaxes(0, 1)
+    return lax.scan(step, lines[0], lines)[1].swapaxes(0, 1)
+
+
+@turned_and_convolved
+def stacked(x):
+    return jnp.stack([jnp.tanh(frame) for frame in x])
+
+
+@turned_and_convolved
+def of_means(x):
+    return x.mean(1)[:, :, None] * x.mean(2)[:, None]
+
+
 @pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
 @pytest.mark.parametrize(
     "network",
     [
-        dense,
-        reshaped_in_another_order,
-        heads,
-        convolved,
-        channels_first,
-        pooled,
-        along_one_axis,
-        rows_of_pixels,
+        dense, reshaped_in_another_order, heads, convolved, channels_first, pooled, along_one_axis,
+        rows_of_pixels, looped, chosen, along_columns, stacked, of_means,
     ],
-)
+)  # fmt: skip
 def test_an_executed_block_is_this_frames(network):
     rng = np.random.default_rng(1)
     before = rng.random((2, SIDE, SIDE, C), np.float32)

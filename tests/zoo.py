@@ -822,7 +822,7 @@ FALLS_BACK = {f.__name__: () for f in NONE} | {
 }
 # Which output of a network is moved, so that no block of it is that of a frame's: all of it is this
 # frame's, wherever the grid is.
-MOVED = {"flipped": 1, "whole_shuffles": 0, "whole_outputs": 0}
+MOVED = {"flipped": 1, "whole_shuffles": 0, "whole_outputs": 0, "computed_places": 0}
 
 
 def build_equinox() -> tuple[Callable, object]:

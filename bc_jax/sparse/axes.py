@@ -9,15 +9,28 @@ import math
 
 import numpy as np
 
+from bc_jax.sparse.pointwise import NAMES, OWN_DERIVATIVE
 from bc_jax.sparse.program import Op, Program
 from bc_jax.sparse.rules.attention import result_axis
+from bc_jax.sparse.rules.channels import CUMULATIVE
+from bc_jax.sparse.rules.elementwise import AS_THEY_ARE
 from bc_jax.sparse.rules.linear import gathered, known_matrix, picks
 from bc_jax.sparse.rules.parts import WRITES
 from bc_jax.sparse.rules.shape import place_after
+from bc_jax.sparse.rules.window import POOLS
 from bc_jax.sparse.values import Blocked, Whole
 
-# These may put axes anywhere.
-OPAQUE = ("scan", "while", "cond", "pure_callback", "io_callback")
+# These leave all axes where they are, if their results have as many; as do reductions, others.
+_STILL = {
+    *NAMES, *OWN_DERIVATIVE, *AS_THEY_ARE, *CUMULATIVE, *POOLS, *WRITES, "concatenate", "split",
+    "slice", "dynamic_slice", "dynamic_update_slice", "pad", "rev", "sort", "tile", "fft", "top_k",
+    "bitcast_convert_type", "select_and_scatter_add", "select_and_gather_add",
+}  # fmt: skip
+# And these the axes ahead of those of their matrices.
+_OF_MATRICES = {
+    "cholesky", "custom_linear_solve", "eig", "eigh", "householder_product", "lu", "qr", "schur",
+    "svd", "triangular_solve",
+}  # fmt: skip
 
 
 def axes_after(program: Program, op: Op, operands: list) -> tuple[int, int, int] | None:
@@ -38,7 +51,7 @@ def axes_after(program: Program, op: Op, operands: list) -> tuple[int, int, int]
 def axis_after(program: Program, op: Op, number: int, axis: int | None) -> int | None:
     """Where the result has an axis of an operand; None where it has not, or for unknown."""
     p, shape = op.params, op.in_shapes[number]
-    if axis is None or op.name in OPAQUE:
+    if axis is None:
         return None
     if op.name == "transpose":
         return tuple(p["permutation"]).index(axis)
@@ -57,14 +70,17 @@ def axis_after(program: Program, op: Op, number: int, axis: int | None) -> int |
         numbers = p["dimension_numbers"]
         return None if number else numbers.out_spec[numbers.lhs_spec.index(axis)]
     if op.name == "gather":
-        return None if number else _after_gather(program, op, axis)
+        return _after_gather(program, op, number, axis)
     if op.name in WRITES and number:
         return scattered(program, op).get(axis, (None,))[0] if number == 2 else None
     removed = p.get("dimensions") if op.name == "squeeze" else None
     removed = p["axes"] if op.name.startswith(("reduce_", "arg")) and "axes" in p else removed
     if removed is not None:
         return None if axis in removed else axis - sum(r < axis for r in removed)
-    return axis if all(len(aval.shape) == len(shape) for aval in op.out_avals) else None
+    if op.name in _OF_MATRICES:
+        return axis if axis < len(shape) - 2 else None
+    alike = all(len(aval.shape) == len(shape) for aval in op.out_avals)
+    return axis if op.name in _STILL and alike else None
 
 
 def scattered(program: Program, op: Op) -> dict[int, tuple[int, np.ndarray | None]]:
@@ -90,8 +106,12 @@ def scattered(program: Program, op: Op) -> dict[int, tuple[int, np.ndarray | Non
     return found
 
 
-def _after_gather(program: Program, op: Op, axis: int) -> int | None:
+def _after_gather(program: Program, op: Op, number: int, axis: int) -> int | None:
     numbers = op.params["dimension_numbers"]
+    if number:  # what pixels pick lies where they do
+        results = range(len(op.out_avals[0].shape))
+        behind = [a for a in results if a not in numbers.offset_dims]
+        return behind[axis] if axis < len(behind) else None
     if numbers.operand_batching_dims:
         return None
     if axis in numbers.collapsed_slice_dims:

@@ -268,23 +268,18 @@ class Context:
         apart = (1,) * count if ones else self.shape(like.apart())[at : at + count]
         return (*shape[:at], *apart, *shape[at + 1 :])
 
-    def as_blocked(self, value, axes: tuple[int, int, int]) -> Blocked | None:
-        """A frame-like whole value as tiles, with N, H and W at `axes`; None if it is not one."""
+    def image(self, value) -> Blocked | None:
+        """A value as tiles; None where it is not known to be an image of all of the frames."""
         if isinstance(value, Blocked):
             return value
-        if not varies(value) or value.axes not in (None, axes):
+        axes = value.axes if varies(value) else None
+        if axes is None or len({*axes}) < 3 or not self._is_image(value.shape, axes):
             return None
-        at_own = all(map(at_own_places, value.sides, self.blocks.grid_shape))
-        if not (at_own and self._is_image(value.shape, axes)):
+        if not all(map(at_own_places, value.sides, self.blocks.grid_shape)):
             return None
         rest = [a for a in range(len(value.shape)) if a not in axes]
         dense = jnp.transpose(value.full, (*axes, *rest))
         return Blocked(self.cut(dense), axes, dense=dense, fresh=True)
-
-    def image(self, value) -> Blocked | None:
-        """As `as_blocked`, of a value of which it is known where it has N, H and W."""
-        axes = getattr(value, "axes", None)
-        return self.as_blocked(value, axes) if axes and len({*axes}) == 3 else None
 
     def _is_image(self, shape: tuple[int, ...], axes: tuple[int, int, int]) -> bool:
         """Whether an array's sides are those of the frames, or in proportion, in whole blocks."""

@@ -64,19 +64,19 @@ def _unroll(program: Program) -> tuple[Program, bool]:
 
 def _maps_streams(program: Program, op: Op, reads: list[bool]) -> bool:
     """Whether a loop's turns are each of a stream, and none reads what another has made."""
-    (same, carried), (streams, *_) = _roles(op), program.avals[program.inputs[-1]].shape
+    (same, carried), (streams, *_) = roles(op), program.avals[program.inputs[-1]].shape
     return carried == 0 and any(reads[same:]) and op.params["length"] == streams
 
 
 def _is_short(op: Op, reads: list[bool]) -> bool:
     p = op.params
-    parts = reads[sum(_roles(op)) :]
+    parts = reads[sum(roles(op)) :]
     longest = _PARTS if any(parts) else _TURNS
     small = p["length"] * _operations(p["jaxpr"]) <= _OPERATIONS
     return any(reads) and 0 < p["length"] <= longest and small
 
 
-def _roles(op: Op) -> tuple[int, int]:
+def roles(op: Op) -> tuple[int, int]:
     """How many operands of a loop are the same in all turns, and how many go from turn to turn.
 
     The rest has a part for each turn. The shapes tell; JAX's parameters of it differ by version.
@@ -99,14 +99,14 @@ def _operations(jaxpr) -> int:
 
 def _at_once(op: Op, draft: Draft) -> list[int | Constant]:
     """Append the operations of all turns of a loop that carries nothing; returns its results."""
-    same, _ = _roles(op)
+    same, _ = roles(op)
     axes = [None if i < same else 0 for i in range(len(op.inputs))]
     return draft.append(jax.vmap(jex.jaxpr_as_fun(op.params["jaxpr"]), axes), op.inputs, op.layer)
 
 
 def _turn_by_turn(op: Op, draft: Draft) -> list[int | Constant]:
     """Append a loop's operations; returns its results."""
-    p, (same, carried) = op.params, _roles(op)
+    p, (same, carried) = op.params, roles(op)
     first = same + carried
     consts, carry, parts = op.inputs[:same], op.inputs[same:first], op.inputs[first:]
     made = {}

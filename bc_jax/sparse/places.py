@@ -7,19 +7,25 @@ the axis as long as it was.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
 from bc_jax.sparse import sides
-from bc_jax.sparse.axes import OPAQUE, axes_after, axis_after, scattered
+from bc_jax.sparse.axes import axes_after, axis_after, scattered
 from bc_jax.sparse.borders import picked
+from bc_jax.sparse.inner import NAMES as INNER
+from bc_jax.sparse.inner import inner_places
 from bc_jax.sparse.program import Op, Program
 from bc_jax.sparse.rules.linear import gathered, known_matrix
 from bc_jax.sparse.rules.parts import WRITES
 from bc_jax.sparse.rules.window import POOLS
 from bc_jax.sparse.sides import ANY, UNKNOWN, Reads, Side, every
 from bc_jax.sparse.values import NO_PAD, Blocked, Whole, varies
+
+# What makes one of all along an axis, where this is gone.
+_SUMS = ("reduce", "arg", "squeeze", "dot_general", "conv_general_dilated", "gather", "scatter")
 
 # What an operation's result reads along an axis; None where the operation does nothing along it.
 Found = Reads | None
@@ -36,9 +42,16 @@ def places_after(
         operands: its operands.
         grid_shape: (N, Gh, Gw) of the blocks.
     """
-    axes = axes_after(program, op, operands)
     read = [_Read(program, op, i, x, grid_shape) for i, x in enumerate(operands)]
     read = [x for x in read if isinstance(x.value, Blocked | Whole) and varies(x.value)]
+    if op.name in INNER:
+        given: list[dict | None] = [None] * len(operands)
+        for x in read:
+            sides_of = tuple(map(x.side, (0, 1, 2)))
+            given[x.number] = {"axes": x.value.axes, "sides": sides_of}
+        after = functools.partial(places_after, grid_shape=grid_shape)
+        return inner_places(program, op, given, after)
+    axes = axes_after(program, op, operands)
     return [
         {"axes": axes, "sides": tuple(_side_after(read, axes, along, i) for along in (0, 1, 2))}
         for i in range(len(op.out_avals))
@@ -100,8 +113,9 @@ class _Read:
         reads = _READS[op.name](self, axis, output) if op.name in _READS else None
         if reads is not None:
             return sides.after(side, reads, before)
-        if axis_after(self.program, op, self.number, axis) is None and op.name not in OPAQUE:
-            return None  # of all of it, as sums are
+        gone = axis_after(self.program, op, self.number, axis) is None
+        if gone and op.name.startswith(_SUMS):
+            return None  # of all of it
         return side if size in (None, before) or before == 1 else UNKNOWN
 
     def _reorders(self, axis: int | None) -> bool:

@@ -173,7 +173,7 @@ def convolution(context, op, x, kernel):
     if len(numbers.lhs_spec) != 4 or p["batch_group_count"] != 1:
         raise Declined("not a convolution over two axes of space")
     stream, channel, *space = numbers.lhs_spec
-    x = context.as_blocked(x, (stream, *space))
+    x = context.image(x)
     if x is None:
         raise Declined("the input is not cut into blocks")
     if x.axes[0] != stream or channel in x.axes or x.merged:
@@ -304,10 +304,8 @@ def pooling(context, op, x, *outside):
     p = op.params
     if not isinstance(x, Blocked):
         moving = [a for a, size in enumerate(p["window_dimensions"]) if size > 1]
-        if len(moving) != 2 or 0 in moving or outside:
-            raise Declined("")
-        x = context.as_blocked(x, (0, *moving))
-        if x is None:
+        x = context.image(x) if len(moving) == 2 and not outside else None
+        if x is None or {*moving} != {*x.axes[1:]}:
             raise Declined("the input is not cut into blocks")
     moves = [a for a in range(x.rank) if _moves(p, a)]
     if x.axes[0] in moves or (x.merged and x.axes[1] in moves):
