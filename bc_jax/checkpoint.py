@@ -332,7 +332,9 @@ def _unpack(array: np.ndarray, leaf: _Leaf, target: Any) -> Any:
         return array.item()
     if isinstance(target, np.ndarray | np.generic):
         return array if isinstance(target, np.ndarray) else array[()]
-    return jax.device_put(array, target.sharding if isinstance(target, jax.Array) else None)
+    # Where nothing binds an array to a device, it goes where it is used.
+    bound = isinstance(target, jax.Array) and target.committed
+    return jax.device_put(array, target.sharding if bound else None)
 
 
 def _check_structure(path: Path, saved: list[_Leaf], wanted: list[_Leaf]) -> None:

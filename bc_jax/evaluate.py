@@ -4,7 +4,8 @@ Every policy sees every frame; those that learn go on learning. The folder of th
 gets report.html, which shows it all, and what it is made of: results.json, results.md, frames.csv,
 executed.png, tradeoff.png, frame.png, video.mp4 and views/; with --table also the supplement's
 Table 1 with this run's rows: table.md, table.json and table.png. What an earlier evaluation left in
-that folder is there until the new one is over, and then replaced, all of it.
+that folder is there until the new one is over, and then replaced, all of it. One that is stopped
+before the last frame is written where there is no other; a camera has no last frame.
 Compiled programs are kept in ~/.cache/bc_jax ($BC_JAX_CACHE names another folder, 'off' none).
 """
 
@@ -77,6 +78,10 @@ def evaluate(config: Config, arguments: Arguments) -> None:
                 if not step:
                     raise
                 damage = error
+            stopped = asked_to_stop() and step < (frames.length or 0)
+        if stopped and (config.directory / "results.json").exists():
+            print(f"stopped after frame {step}: {config.directory} keeps the earlier evaluation")
+            raise SystemExit(130)
         rows = evaluation.results()
         results.write(evaluation, rows, folder, checkpoint)
     results.plot(evaluation, rows, config.directory)
@@ -85,9 +90,11 @@ def evaluate(config: Config, arguments: Arguments) -> None:
     print(results.notes(evaluation))
     if arguments.table:
         table.write([table.read_run(config.directory, arguments.tflops)], config.directory)
-    print(f"written to {config.directory}")
+    print(f"{f'stopped after frame {step}, ' if stopped else ''}written to {config.directory}")
     if damage:
         raise damage
+    if stopped:
+        raise SystemExit(130)
 
 
 if __name__ == "__main__":

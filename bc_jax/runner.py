@@ -18,7 +18,7 @@ from bc_jax.compiled_steps import CompiledSteps
 from bc_jax.logits import only_array
 from bc_jax.policy import Gain, PolicyConfig
 from bc_jax.policy.inputs import warn_of_range
-from bc_jax.runner_state import begun_anew, difference, written_into
+from bc_jax.runner_state import begun_anew, check, shape_of, written_into
 from bc_jax.sizes import Sizes, blocks_of
 from bc_jax.sparse import BlockCopy, Prepared, blockcopy
 from bc_jax.sparse.transform import one_array
@@ -148,23 +148,11 @@ class Runner:
 
     @state.setter
     def state(self, state: RunnerState | None):
+        if state is not None:
+            check(state, lambda frames: self.steps.init(self._key, self._params, frames))
+            state = self._pieces.packed(jax.tree.map(jnp.copy, state))
+        self._state = state
         self._frames, self._begun, self._at_work = None, False, False
-        if state is None:
-            self._state = None
-            return
-        if written_into(state):
-            raise ValueError(
-                "this state is not that of the last frame: the next one has written into it; keep "
-                "jax.tree.map(jnp.copy, runner.state) of a state to come back to"
-            )
-        frames = _shape(state.frame_state.frames)
-        expected = jax.eval_shape(self.steps.init, self._key, self._params, frames)
-        if unlike := difference(state, expected):
-            raise ValueError(
-                "this state is of another network, policy or block size, or of another version of "
-                f"bc_jax: {unlike}"
-            )
-        self._state = self._pieces.packed(jax.tree.map(jnp.copy, state))
 
     def __reduce_ex__(self, protocol):
         """Not to be copied or pickled: the next frame writes into its arrays."""
@@ -371,7 +359,7 @@ class Runner:
     def _compiling(self, capacity: int, after: RunnerState, frames, grid) -> Callable[[], None]:
         """What compiles a capacity's programs for arrays like these, none of which it holds."""
         given = (self._prepared, self._state.frame_state, frames, grid, after, self.decision)
-        prepared, memory, frames, grid, after, decision = jax.tree.map(_shape, given)
+        prepared, memory, frames, grid, after, decision = jax.tree.map(shape_of, given)
 
         def compile_both():
             program = self.steps.sparse.compiled
@@ -390,9 +378,3 @@ class Runner:
             self._known.add(what)
             self.compiled += (what,)
             self._on_compile(what)
-
-
-def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:
-    """What a program is compiled for, in the place of an array."""
-    sharding = x.sharding if x.committed else None
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=x.aval.weak_type)

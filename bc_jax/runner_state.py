@@ -1,8 +1,10 @@
 """What carries over from frame to frame, what is decided of one, and what became of that."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from bc_jax import policy as policies
@@ -93,6 +95,34 @@ class Outcome:
     grid: jax.Array
     seen: jax.Array | None
     gain: jax.Array
+
+
+def check(state: RunnerState, init: Callable) -> None:
+    """Raises TypeError or ValueError for a state that no frame can begin with.
+
+    Args:
+        state: what is given for one.
+        init: a state of the Runner's own, for frames.
+    """
+    if not isinstance(state, RunnerState):
+        raise TypeError(f"a state is a RunnerState or None; this is a {type(state).__name__}")
+    if written_into(state):
+        raise ValueError(
+            "this state is not that of the last frame: the next one has written into it; keep "
+            "jax.tree.map(jnp.copy, runner.state) of a state to come back to"
+        )
+    expected = jax.eval_shape(init, shape_of(jnp.asarray(state.frame_state.frames)))
+    if unlike := difference(state, expected):
+        raise ValueError(
+            "this state is of another network, policy or block size, or of another version of "
+            f"bc_jax: {unlike}"
+        )
+
+
+def shape_of(x: jax.Array) -> jax.ShapeDtypeStruct:
+    """What a program is compiled for, in the place of an array."""
+    sharding = x.sharding if x.committed else None
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=x.aval.weak_type)
 
 
 def difference(state: RunnerState, expected: RunnerState) -> str | None:

@@ -64,12 +64,12 @@ def _train_policy(config: Config, arguments: Arguments) -> None:
         config, sparse, network.params, config.policy, on_compile=lambda what: compiling(what)
     )
 
-    if arguments.fresh:  # not before all else has proved to be there
+    like = training.shapes(config, runner, frames.size, config.data.streams)
+    if arguments.fresh:  # not before all else has proved to be there, and to fit
         saved.clear()
         outputs.clear(config.directory)
     step = 0
     if goes_on:
-        like = training.shapes(config, runner, frames.size, config.data.streams)
         position = saved.restore(runner, like)
         frames = build.training_frames(config, position)
         step = int(runner.state.frame)

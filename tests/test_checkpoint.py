@@ -63,6 +63,7 @@ def assert_identical(got, wanted):
             assert a == b
             continue
         assert a.dtype == b.dtype and a.shape == b.shape
+        assert getattr(a, "committed", None) == getattr(b, "committed", None)  # to a device
         if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()

@@ -5,8 +5,10 @@ import dataclasses
 import html
 import json
 import math
+import os
 import re
 import shutil
+import signal
 import subprocess
 from types import SimpleNamespace
 
@@ -377,6 +379,20 @@ def test_an_evaluation_replaces_the_one_before_and_keeps_it_where_it_fails(
         with pytest.raises(SystemExit):
             evaluate(3, "--evaluate.video_frames", 1)
     assert "half-way" in capsys.readouterr().err
+    assert there() == first
+
+    measured = Evaluation.glance
+
+    def stop(evaluation):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measured(evaluation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "glance", stop)
+        with pytest.raises(SystemExit) as ended:
+            evaluate(3, "--evaluate.video_frames", 1, "--evaluate.picture", "None")
+    assert ended.value.code == 130
+    assert "stopped after frame 1: " in capsys.readouterr().out
     assert there() == first
 
     evaluate(3, "--evaluate.video_frames", 0, "--evaluate.picture", "None")

@@ -532,6 +532,20 @@ def test_a_state_that_was_written_into_is_refused():
     run(video()[2])
 
 
+def test_a_state_of_numpy_arrays_is_taken_and_what_is_none_is_told():
+    frames = video(3)
+    one, other = runner("static"), runner("static")
+    for frame in frames[:2]:
+        one(frame)
+    kept = one.state
+    other.state = jax.tree.map(
+        lambda x: x if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else np.array(x), kept
+    )
+    np.testing.assert_array_equal(np.asarray(other(frames[2])), np.asarray(one(frames[2])))
+    with pytest.raises(TypeError, match="a state is a RunnerState or None; this is a dict"):
+        other.state = {}
+
+
 def test_a_state_of_another_policy_is_refused_by_the_array_that_differs():
     small, large = runner(), runner(dataclasses.replace(POLICY, widths=(8,)))
     small(video()[0])
@@ -586,6 +600,10 @@ def test_after_an_interrupted_frame_a_state_can_be_put_back(monkeypatch):
         patch.setattr(run.steps.sparse, "compiled", interrupted(run.steps.sparse.compiled))
         with pytest.raises(KeyboardInterrupt):
             run(video()[1])
+    with pytest.raises(TypeError, match="this is a list"):
+        run.state = []
+    with pytest.warns(UserWarning, match="all streams begin anew"):
+        run(video()[1])  # what was refused has changed nothing
     run.state = kept
     run(video()[1])
     assert int(run.state.frame) == 2
@@ -605,9 +623,13 @@ def test_logits_may_be_larger_than_the_frame():
 
 
 def test_frames_that_the_policy_would_see_as_white_are_told():
-    with pytest.warns(UserWarning, match="float32 of up to 25.*the policy takes floats from 0 to"):
+    with pytest.warns(
+        UserWarning, match="float32 from .* to 25.*the policy takes floats from 0 to"
+    ):
         runner()(255 * video()[0])
-    with pytest.warns(UserWarning, match="int32 of up to 25.*the policy takes floats from 0 to"):
+    with pytest.warns(UserWarning, match="float32 from -0.9.*below 0 as 0.*in the network"):
+        runner()(2 * video()[0] - 1)
+    with pytest.warns(UserWarning, match="int32 from 0 to 25.*the policy takes floats from 0 to"):
         Runner(lambda params, x: network(params, x / 255), PARAMS, block_size=BLOCK)(
             (255 * video()[0]).astype(np.int32)
         )

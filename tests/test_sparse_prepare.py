@@ -260,6 +260,9 @@ def test_prepared_stands_for_the_parameters():
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"made for uint8\[1, 64, 128, 3\]; prepare for these"):
         run.init(prepared, frames[:, :32])
+    another = blockcopy(lambda params, x: -network.apply_fn(params, x), 32)
+    with pytest.raises(ValueError, match="prepared for another network; prepare for this"):
+        another.init(prepared, frames)
     other = run.init(network.params, frames[:, :32])
     with pytest.raises(ValueError, match=r"made for uint8\[1, 64, 128, 3\]; prepare for these"):
         run(prepared, other, frames[:, :32], grid[:, :1])

@@ -224,6 +224,7 @@ def test_other_settings_are_told_and_nothing_is_touched(root, whole, capsys):
     [
         (("--data.source", "typo.mp4"), "there is no file or folder typo.mp4"),
         (("--model.weights", "typo.npz"), "typo.npz"),
+        (("--blocks.size", "10", "10"), "10"),
         (("--resume",), "--fresh starts over and --resume goes on"),
     ],
 )

@@ -58,14 +58,16 @@ def unit_range(frames: jax.Array) -> jax.Array:
 
 
 def warn_of_range(frames) -> None:
-    """Warn where the policy would see nothing but white."""
+    """Warn where the policy would see white alone, or black for all that is below 0."""
     if frames.dtype == jnp.uint8:
         return
-    largest = float(jnp.where(jnp.isfinite(frames), frames, 0).max())
-    if largest > 2:
+    finite = jnp.where(jnp.isfinite(frames), frames, 0)
+    least, largest = float(finite.min()), float(finite.max())
+    if largest > 2 or least < -0.1:
         warnings.warn(
-            f"frames are {frames.dtype} of up to {largest:g}; the policy takes floats from 0 to 1, "
-            "or uint8, and sees all above 1 as 1",
+            f"frames are {frames.dtype} from {least:g} to {largest:g}; the policy takes floats "
+            "from 0 to 1, or uint8, and sees what is below 0 as 0 and what is above 1 as 1: "
+            "normalise frames in the network",
             stacklevel=3,
         )
 

@@ -41,6 +41,7 @@ class _Traced:
     state: FrameState  # of shapes and dtypes
     grid_shape: tuple[int, int, int]
     half: str | None  # `lowering.half_of` all that a frame is run with
+    apply_fn: Callable
 
 
 @struct.dataclass
@@ -244,6 +245,8 @@ class BlockCopy:
                     f"frames are {frames.dtype}{list(frames.shape)} but what prepare returned was "
                     f"made for {made_for.dtype}{list(made_for.shape)}; prepare for these"
                 )
+            if params.traced.apply_fn != self.apply_fn:
+                raise ValueError("parameters were prepared for another network; prepare for this")
             return params.traced
         check_mesh(*array_leaves(params))
         shapes = leaf_shapes(params)
@@ -264,7 +267,7 @@ class BlockCopy:
             memory=memory_for(plan, grid_shape),
         )
         half = lowering.half_of((prepared, state))
-        traced = _Traced(once, program, plan, records, state, grid_shape, half)
+        traced = _Traced(once, program, plan, records, state, grid_shape, half, self.apply_fn)
         if kind is not None and not program.holds_tracers:
             self._traced[key] = traced
         return traced
