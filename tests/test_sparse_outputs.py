@@ -112,8 +112,10 @@ def test_what_is_reduced_behind_a_window_that_does_not_fit_the_blocks():
     [
         (lambda x: jnp.concatenate([x, x]), ("runs along streams", "one call for each")),
         (lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "wrap"), ("pad with zeros",)),
+        (lambda x: jnp.tanh(x[0])[None], ("drops the axis of streams", "jax.vmap(network")),
+        (lambda x: jnp.tanh(x.reshape(x.shape[1:]))[None], ("jax.vmap(network",)),
     ],
-    ids=["images in one batch", "padding that wraps around"],
+    ids=["images in one batch", "padding that wraps around", "one image", "one image, reshaped"],
 )
 @pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
 def test_advice_on(apply, words):

@@ -26,6 +26,11 @@ _REMEDIES = (
         "the result's pixels",
         "pad with 'SAME', and make the block a multiple of all strides and windows up to there",
     ),
+    (
+        "drops the axis of streams",
+        "write the network for one image [H, W, C], and map it over streams: "
+        "jax.vmap(network, (None, 0))",
+    ),
     ("streams", "give the network each stream, or image, by itself: one call for each of them"),
     ("mixes", "mix within windows that divide the block, or after the network"),
     ("contracts space", "mix within windows that divide the block, or after the network"),

@@ -33,6 +33,8 @@ def squeeze(context, op, x):
     """Drops axes of size one that are not space."""
     x = leader([x])
     removed = tuple(op.params["dimensions"])
+    if x.stream in removed:
+        raise Declined("drops the axis of streams")
     if any(a in x.axes for a in removed):
         raise Declined("drops an axis of space")
     tiles = jnp.squeeze(x.tiles, x.tile_axes(removed))
@@ -125,6 +127,8 @@ def _reshape(context, x: Blocked, after: tuple[int, ...]) -> Blocked:
             continue
         axis = space[0]
         leading = [a for a in old if before[a] > 1 or a == axis]
+        if axis == x.axes[0] and before[axis] == 1 and len(space) > 1:
+            raise Declined("drops the axis of streams")
         if len(space) > 1 or leading[0] != axis:
             raise Declined("merges an axis of space into another")
         candidates = [a for a in new if after[a] > 1] or list(new)
