@@ -332,8 +332,7 @@ def _unpack(array: np.ndarray, leaf: _Leaf, target: Any) -> Any:
         return array.item()
     if isinstance(target, np.ndarray | np.generic):
         return array if isinstance(target, np.ndarray) else array[()]
-    # Where nothing binds an array to a device, it goes where it is used.
-    bound = isinstance(target, jax.Array) and target.committed
+    bound = isinstance(target, jax.Array) and target.committed  # to devices
     return jax.device_put(array, target.sharding if bound else None)
 
 
