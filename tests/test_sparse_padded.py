@@ -99,6 +99,10 @@ def cut_and_padded_anew(p, x):
         "constants behind": jnp.concatenate([x[:, :, 1:], jnp.zeros((2, 32, 1, C))], 2),
         "constants ahead": jnp.concatenate([jnp.ones((2, 1, 48, C)), x[:, :-1]], 1),
         "channels too": conv(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (1, 2)), constant_values=0.3)),
+        "moved": conv(pad(x, (1, 0), (2, 0), constant_values=1)[:, :-1, :-2], padding="SAME"),
+        "moved and pooled": lax.reduce_window(
+            pad(x - 1, (2, 0), (0, 0))[:, :-2], -np.inf, lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME"
+        ),
         "gaps": conv(lax.pad(x, 0.0, (STILL, (1, 2, 1), (2, 1, 1), STILL))),
         "gaps alone": lax.pad(x, 0.5, (STILL, (0, 0, 1), (1, 0, 2), STILL)),
         "last pixel again": jnp.concatenate([x[:, :, 1:], x[:, :, -1:]], 2),

@@ -146,19 +146,22 @@ def _around(x: Blocked, default):
     return x.pad_value if any(side > 0 for sides in x.pad for side in sides) else default
 
 
-def _padding(x: Blocked, padding, pad_value, gaps: tuple[int, int] = (1, 1)):
-    """The operation's own padding and the image's, which its gaps spread, as one."""
-    if x.pad == NO_PAD:
-        return padding
-    if _around(x, pad_value) != pad_value and (gaps != (1, 1) or any(any(p) for p in padding)):
+def _with_padding(context, x: Blocked, padding, pad_value, gaps: tuple[int, int] = (1, 1)):
+    """The image to read, and the operation's padding and its own, which gaps spread, as one."""
+    differs = _around(x, pad_value) != pad_value and (gaps != (1, 1) or any(map(any, padding)))
+    if differs and any(map(sum, x.pad)):
         raise Declined("the image is padded with one value and the window with another")
+    x = finish_move(context, x) if differs else x
+    x, padding = filled_where_cut(context, x, padding, pad_value, gaps)
+    if x.pad == NO_PAD:
+        return x, padding
     both = [
         (own, side * gap)
         for sides, image, gap in zip(padding, x.pad, gaps, strict=True)
         for own, side in zip(sides, image, strict=True)
     ]
     (top, bottom), (left, right) = (map(sum, both[i : i + 2]) for i in (0, 2))
-    return [(top, bottom), (left, right)]
+    return x, [(top, bottom), (left, right)]
 
 
 @rule("conv_general_dilated")
@@ -185,8 +188,7 @@ def convolution(context, op, x, kernel):
         kernel = jnp.transpose(plain(kernel), order)
     gaps = tuple(p["lhs_dilation"][t] for t in turn)
     padding = [tuple(p["padding"][t]) for t in turn]
-    x, padding = filled_where_cut(context, x, padding, 0, gaps)
-    padding = _padding(x, padding, 0, gaps)
+    x, padding = _with_padding(context, x, padding, 0, gaps)
     found = [
         window_and_cut(
             x.tiles.shape[1 + i],
@@ -319,8 +321,7 @@ def pooling(context, op, x, *outside):
         return x.new(_pool_plainly(op, x, x.tiles, outside))
     identity = _identity(context, op, x.tiles.dtype)
     padding = [tuple(p["padding"][a]) for a in x.axes[1:]]
-    x, padding = filled_where_cut(context, x, padding, identity)
-    padding = _padding(x, padding, identity)
+    x, padding = _with_padding(context, x, padding, identity)
     found = [
         window_and_cut(
             x.tiles.shape[1 + i],
