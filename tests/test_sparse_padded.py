@@ -178,6 +178,46 @@ def test_all_runs_on_blocks_and_is_right(network):
         assert_close(outputs, dense(PARAMS, frames), where=f"frame {number}")
 
 
+def mean_of_those_there_are(x, padding):
+    def total(x):
+        return lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), padding)
+
+    return total(x) / total(jnp.ones_like(x))
+
+
+GRADIENTS = {
+    "activation": lambda x: jax.nn.relu(conv(x)),
+    "mean without padding": lambda x: mean_of_those_there_are(conv(x), "VALID"),
+    "mean with padding": lambda x: mean_of_those_there_are(conv(x), "SAME"),
+    "places": lambda x: conv(x) / jnp.linspace(1, 2, 30)[None, :, None, None],
+    "ratios": lambda x: pad(x[:, 1:] / (x[:, :-1] - 0.1), (0, 1), (0, 0)),
+    "units": lambda x: jnp.linalg.norm(conv(x), axis=-1),
+    "resized": lambda x: jax.image.resize(jnp.log(conv(x) + 3), x.shape, "linear"),
+    "gaps": lambda x: conv(lax.pad(x[:, 1:], 0.0, (STILL, (0, 0, 1), (0, 1, 1), STILL))),
+    "gaps of what is whole": lambda x: conv(
+        lax.pad(x[:, ::-1][:, 1:], 0.0, (STILL, (0, 0, 1), (0, 1, 1), STILL)), strides=(2, 2)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_pass_through_what_is_cut_and_padded(name):
+    def network(factor, x):
+        return GRADIENTS[name](jnp.asarray(x) * factor)
+
+    frames = np.random.default_rng(3).uniform(0.5, 1, size=FRAMES).astype(np.float32)
+    sparse, factor = bc_jax.blockcopy(network, BLOCK), jnp.array([[[[1.0, 1.1, 0.9, 0.8]]]])
+    state, grid = sparse.init(factor, frames), np.ones(GRID, bool)
+
+    def loss(run):
+        return jax.jit(jax.value_and_grad(lambda factor: jnp.sum(run(factor) ** 2)))(factor)
+
+    wanted = loss(lambda factor: network(factor, frames))
+    assert_close(loss(lambda f: sparse(f, state, frames, grid, capacity=48)[0]), wanted)
+    assert_close(loss(lambda f: sparse(f, state, frames)[0]), wanted)
+
+
 def far(x):
     return jnp.concatenate([x[:, 12:], x[:, :12]], 1)
 
@@ -190,6 +230,10 @@ def many_parts(x):
     return jnp.concatenate([x[:, i : i + 1] * i for i in range(32)], 1)
 
 
+def two_values_around_it(x):
+    return pad(pad(x[:, 1:-1], (0, 0), (1, 1), constant_values=-2.0), (1, 1), (0, 0)) + 1
+
+
 def not_constant_around_it(x):
     return conv(pad(x) * jnp.arange(50.0)[None, None, :, None])
 
@@ -200,7 +244,15 @@ def resized_beside_padding(x):
 
 @pytest.mark.filterwarnings("ignore::bc_jax.sparse.BlockSparsityWarning")
 @pytest.mark.parametrize(
-    "network", [far, padded_differently, many_parts, not_constant_around_it, resized_beside_padding]
+    "network",
+    [
+        far,
+        padded_differently,
+        many_parts,
+        not_constant_around_it,
+        resized_beside_padding,
+        two_values_around_it,
+    ],
 )
 def test_the_rest_is_whole_and_right(network):
     frames = np.random.default_rng(2).uniform(size=FRAMES).astype(np.float32)

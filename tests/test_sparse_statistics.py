@@ -37,8 +37,24 @@ NETWORKS = {
     "tokens": lambda x: norm(x.reshape(2, -1, C), (1,)).reshape(x.shape),
     "a gate": lambda x: x * jnp.std(x, (1, 2), keepdims=True),
     "powers": lambda x: x * ((x - x.max((1, 2), keepdims=True)) ** 2).sum((1, 2), keepdims=True),
+    "the other way round": lambda x: (
+        x * ((x.mean((1, 2), keepdims=True) - x) ** 2).sum((1, 2))[:, None, None]
+    ),
     "far from zero": lambda x: norm(x + 1000, (1, 2)),
 }
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8"])
+def test_squares_of_integers_stay_integers(dtype):
+    def network(_, x):
+        return jnp.square(x - x.min((1, 2), keepdims=True)).sum((1, 2))
+
+    frames = jnp.asarray(np.random.default_rng(0).integers(0, 200, FRAMES), dtype)
+    sparse = bc_jax.blockcopy(network, BLOCK)
+    outputs, _ = sparse.jit()(None, sparse.init(None, frames), frames)
+    wanted = network(None, frames)
+    assert outputs.dtype == wanted.dtype
+    np.testing.assert_array_equal(outputs, wanted)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -68,15 +68,20 @@ def apply(op, tiles) -> list[jax.Array]:
 
     Args:
         op: the call.
-        tiles: its operands, of one shape, which has not more elements than the call's, or scalars.
+        tiles: its operands, of one shape, or scalars.
     """
     shape, full = jnp.broadcast_shapes(*map(jnp.shape, tiles)), op.out_avals[0].shape
     size = math.prod(shape)
+    calls = -(-size // math.prod(full))
 
     def itself(*tiles):
-        missing = math.prod(full) - size
-        spread = [jnp.pad(x.ravel(), (0, missing)).reshape(full) if x.ndim else x for x in tiles]
-        return [x.ravel()[:size].reshape(shape) for x in op.bind(*spread)]
+        missing = calls * math.prod(full) - size
+        spread = [
+            jnp.pad(x.ravel(), (0, missing)).reshape(calls, *full) if x.ndim else x for x in tiles
+        ]
+        each = jax.vmap(op.bind, [0 if x.ndim else None for x in tiles]) if calls > 1 else op.bind
+        spread = spread if calls > 1 else [x[0] if x.ndim else x for x in spread]
+        return [x.ravel()[:size].reshape(shape) for x in each(*spread)]
 
     @jax.custom_jvp
     def run(*tiles):

@@ -90,7 +90,10 @@ def after(side: Side, reads: Reads, size: int) -> Side:
     first = np.floor(middle - around).astype(int)
     last = np.maximum(np.ceil(middle + around).astype(int) - 1, first)
     cells = resized(side, size)
-    shown = np.stack([_cells(cells, first)[:, 0], _cells(cells, last)[:, 1]], axis=1)
+    # Where one end of what is read shows nothing, as a gap does, the other tells.
+    begin, end = _cells(cells, first), _cells(cells, last)
+    shown = np.where(np.isnan(begin), end, begin)[:, 0], np.where(np.isnan(end), begin, end)[:, 1]
+    shown = np.stack(shown, axis=1)
     if reads.part != (0, 1):
         shown = _parts(shown, reads.part, apart=np.median(np.diff(cells[:, 0], append=1)))
     return _plain(np.where(shows[:, None], np.sort(shown), np.nan))

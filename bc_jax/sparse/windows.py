@@ -51,6 +51,26 @@ def fill(tiles, blocks: Blocks, outside, halo=(0, 0, 0, 0), cut=((0, 0), (0, 0))
     return tiles if inside is True else jnp.where(inside, tiles, outside)
 
 
+def repeat_nearest(tiles, blocks: Blocks, cut) -> jax.Array:
+    """Tiles, in which pixels that are cut off the image have the numbers of the nearest that stays.
+
+    So nothing is made of them that is not finite, by which gradients would not be either.
+
+    Args:
+        tiles: [K, h, w, *rest].
+        blocks: the executed blocks.
+        cut: as in `fill`; what reaches beyond a tile is left as it is.
+    """
+    for along, (low, high) in enumerate(cut):
+        size = tiles.shape[1 + along]
+        for at, sides in ((low, (low, 0)), (size - 1 - high, (0, high))):
+            if 0 < max(sides) < size:
+                nearest = jax.lax.slice_in_dim(tiles, at, at + 1, axis=1 + along)
+                here = tuple(sides if i == along else (0, 0) for i in (0, 1))
+                tiles = fill(tiles, blocks, nearest, cut=here)
+    return tiles
+
+
 def origins(blocks: Blocks, tile_shape) -> jax.Array:
     """Where each block's tile, of [any, h, w, *rest], begins in frames [N, H, W]: int32 [K, 3]."""
     stream, row, column = blocks.coordinates

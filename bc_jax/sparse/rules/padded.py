@@ -16,7 +16,7 @@ from bc_jax.sparse.borders import Border, Filled
 from bc_jax.sparse.pointwise import NAMES, OWN_DERIVATIVE, called
 from bc_jax.sparse.rules.channels import CUMULATIVE
 from bc_jax.sparse.rules.reductions import REDUCTIONS
-from bc_jax.sparse.rules.window import move
+from bc_jax.sparse.rules.window import cut_off, move
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Whole
 
 # Along which axes an operation moves elements or mixes them, by its parameters.
@@ -60,6 +60,8 @@ def run_padded(context, op, operands: list, run: Callable) -> list:
     operands = [_moved(context, x, pad) if isinstance(x, Blocked) else x for x in operands]
     inside = [_inside(context, x, first, pad, canvas) for x in operands]
     results = run(context, _sized(context, op, inside), inside)
+    if len({x.pad for x in images}) > 1:
+        results = [cut_off(context, r, pad) for r in results]
     around = _around(context, op, operands, first, canvas, pad, run)
     return [r.same(pad=pad, pad_value=a) for r, a in zip(results, around, strict=True)]
 
@@ -87,6 +89,10 @@ def _moved(context, x: Blocked, pad) -> Blocked:
     if rest == NO_PAD:
         return x
     around = x.pad_value.within(pad) if isinstance(x.pad_value, Border) else x.pad_value
+    if not any(side > 0 for sides in x.pad for side in sides):
+        # What comes in is cut off again, but is computed with: the last pixels, once more.
+        low = tuple((0,) * max(0, side) for side, _ in rest)
+        x = x.same(pad_value=Border(low, tuple((-1,) * max(0, side) for _, side in rest)))
     return move(context, x, rest).same(pad=pad, pad_value=around)
 
 
@@ -97,13 +103,13 @@ def _inside(context, x, first: Blocked, pad, canvas):
     array = x.array if isinstance(x, Whole) else x
     if jnp.ndim(array) != first.rank:
         return x
-    config, shape = [(0, 0, 0)] * first.rank, list(x.shape)
+    shape = list(x.shape)
     for axis, sides in zip(first.axes[1:], pad, strict=True):
         shape[axis] = context.shape(first)[axis]
         if array.shape[axis] == canvas[axis] > 1:
-            config[axis] = (-sides[0], -sides[1], 0)
-    if any(map(any, config)):
-        array = jax.lax.pad(array, jnp.zeros((), array.dtype), config)
+            # What was cut off has the nearest number, as images' own.
+            index = (np.arange(shape[axis]) + sides[0]).clip(0, canvas[axis] - 1)
+            array = jnp.take(array, index, axis=axis)
     return (
         dataclasses.replace(x, array=array, shape=tuple(shape)) if isinstance(x, Whole) else array
     )

@@ -73,9 +73,13 @@ def _apart(context, op, x: Blocked) -> tuple[Blocked, Whole] | None:
     if op.name != "reduce_sum" or minus is None or minus.name != "sub":
         return None
     image, same = (context.values.get(of) for of in minus.inputs)
+    if isinstance(same, Blocked):
+        image, same = same, image
     if not (isinstance(image, Blocked) and isinstance(same, Whole) and same.varies):
         return None
     alike = image.axes == x.axes and image.pad == NO_PAD
+    alike &= image.tiles.dtype == op.out_avals[0].dtype == x.tiles.dtype
+    alike &= jnp.issubdtype(x.tiles.dtype, jnp.floating)
     fits = all(same.array.shape[a] == 1 for a in op.params["axes"])
     return (image, same) if alike and fits else None
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bc_jax.sparse.borders import Border
 from bc_jax.sparse.rules.elementwise import leader
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain, varies
@@ -207,11 +208,13 @@ def pad(context, op, x, value):
     gaps = [gap for *_, gap in space[1:]]
     around = tuple((low, high - gap) for low, high, gap in space[1:])
     if any(map(any, rest)) or any(gaps):
-        if x.pad != NO_PAD:
+        if _grows(x.pad):
             raise Declined("pads what was padded around it before, between pixels or channels")
         # As many gaps behind the last pixel as between others, so that all tiles are alike.
         inner = [(0, 0, 0), *((0, gap, gap) for gap in gaps), *rest]
-        x = x.new(jax.lax.pad(x.tiles, plain(value), inner)).same(key=f"{op.outputs[0]}_inner")
+        cut = [(low * (g + 1), high * (g + 1)) for (low, high), g in zip(x.pad, gaps, strict=True)]
+        x = x.new(jax.lax.pad(x.tiles, plain(value), inner))
+        x = x.same(key=f"{op.outputs[0]}_inner", pad=tuple(cut))
     if around == NO_PAD:
         return x
     constant = context.program.static(op.inputs[1])
@@ -237,6 +240,8 @@ def filled_where_cut(context, x: Blocked, around, constant, gaps=(1, 1)):
     ]
     if not any(map(any, again)):
         return x, around
+    if _grows(x.pad) and not isinstance(x.pad_value, Border) and x.pad_value != constant:
+        raise Declined("the image is padded twice, with one value and with another")
 
     def where(sides, others):
         each = zip(again, sides, others, strict=True)

@@ -21,6 +21,7 @@ from bc_jax.sparse.rules.linear import per_pixel
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.rules.shape import filled_where_cut
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain
+from bc_jax.sparse.windows import repeat_nearest
 
 # The share of an axis' results that may be missing, which are made nevertheless.
 _MISSING = 1 / 4
@@ -141,6 +142,14 @@ def move(context, x: Blocked, pad) -> Blocked:
     return finish_move(context, x.same(pad=pad))
 
 
+def cut_off(context, x: Blocked, pad) -> Blocked:
+    """The image without what was made of more than there is; `pad` as `Blocked` has it."""
+    if pad == NO_PAD:
+        return x
+    sides = tuple((max(0, -low), max(0, -high)) for low, high in pad)
+    return x.same(tiles=repeat_nearest(x.tiles, context.blocks, sides), pad=pad)
+
+
 def _around(x: Blocked, default):
     """What stands outside the image; the default where nothing was put there."""
     return x.pad_value if any(side > 0 for sides in x.pad for side in sides) else default
@@ -216,7 +225,7 @@ def convolution(context, op, x, kernel):
         context.reads_kernel(op.inputs[1], Ready(order, ready))
         result = lowering.convolve(read_window(context, x, axes, pad_value), kernel, how)
     out_stream, _, *out_space = numbers.out_spec
-    return x.new(result, (out_stream, *(out_space[t] for t in turn))).same(pad=cut)
+    return cut_off(context, x.new(result, (out_stream, *(out_space[t] for t in turn))), cut)
 
 
 def _is_dense(op, x: Blocked) -> bool:
@@ -346,12 +355,12 @@ def pooling(context, op, x, *outside):
     if known and all(min(axis.before, axis.after) >= 0 for axis in axes):
         result = context.pool(x, _halo(axes), pad_value, (op.name, size, strides))
         if result is not None:
-            return x.new(result).same(pad=cut)
+            return cut_off(context, x.new(result), cut)
     tiles = read_window(context, x, axes, pad_value)
     if not usual:
-        return x.new(_pool_plainly(op, x, tiles, outside)).same(pad=cut)
+        return cut_off(context, x.new(_pool_plainly(op, x, tiles, outside)), cut)
     result = lowering.pool(tiles, op.name, size=size, strides=strides, dilation=dilation)
-    return x.new(result).same(pad=cut)
+    return cut_off(context, x.new(result), cut)
 
 
 def _keeps(op, value: np.ndarray) -> bool:
