@@ -119,8 +119,10 @@ SMALL = {"widths": (4, 8, 8), "head_width": 8, "pixels_per_block": 8, "gain_scal
 def test_the_corner_that_moves_is_executed_and_the_rest_is_not(prior):
     clip, corner = corner_clip(1000)
     config = PolicyConfig(target=0.25, prior=prior, learning_rate=1e-3, **SMALL)
-    state, probability, grids = play(jax.random.key(2), config, clip)
-    first, final = probability[0], probability[-100:].mean(axis=0)
+    # Of one course alone, a block's probability is up to a tenth from the mean of several.
+    keys = jax.random.split(jax.random.key(2), 6)
+    state, probability, grids = jax.vmap(lambda key: play(key, config, clip))(keys)
+    first, final = probability[:, 0].mean(axis=0), probability[:, -100:].mean(axis=(0, 1))
     print(
         f"corner {first[corner].mean():.2f} -> at least {final[corner].min():.2f}, rest "
         f"{first[~corner].mean():.2f} -> at most {final[~corner].max():.2f}, "
@@ -128,7 +130,7 @@ def test_the_corner_that_moves_is_executed_and_the_rest_is_not(prior):
     )
     assert final[corner].min() > 0.9
     assert final[~corner].max() < 0.3
-    assert int(state.skipped_updates) == 0
+    assert not state.skipped_updates.any()
 
 
 @pytest.mark.parametrize("target", [0.3, 0.5, 0.7])
