@@ -58,6 +58,16 @@ class Blocked:
         return self.axes[0]
 
     @property
+    def grows(self) -> bool:
+        """Whether the program has put pixels around the image, at any side."""
+        return any(side > 0 for sides in self.pad for side in sides)
+
+    def canvas(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The image's shape with what the program has put around it, less what it has cut."""
+        sides = dict(zip(self.axes[1:], map(sum, self.pad), strict=True))
+        return tuple(size + sides.get(axis, 0) for axis, size in enumerate(shape))
+
+    @property
     def merged(self) -> bool:
         """Whether rows and columns are one axis of the program."""
         return self.axes[1] == self.axes[2]

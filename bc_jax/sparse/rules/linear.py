@@ -141,15 +141,15 @@ def _resize(context, x: Blocked | Resized, axis: int, matrix: np.ndarray, dtype,
     along = x.axes[1:].index(axis)
     if isinstance(x, Resized) and x.maps[along] is not None:
         x = context.finish(x)  # one matrix after the other
-    pad = (x.source if isinstance(x, Resized) else x).pad
-    if any(side > 0 for sides in pad for side in sides):
+    source = x.source if isinstance(x, Resized) else x
+    if source.grows:
         raise Declined("resizes an image that was padded")
     # Of an image that was cut, all but what is left counts for nothing.
-    matrix = np.pad(matrix, ((0, 0), tuple(-side for side in pad[along])))
+    matrix = np.pad(matrix, ((0, 0), tuple(-side for side in source.pad[along])))
     side = sides.after(None, sides.by_matrix(matrix), matrix.shape[1])
     if not sides.at_own_places(side, context.grid[along], near=_NEAR / matrix.shape[1]):
         raise Declined("moves pixels to other blocks")
-    source, maps = (x.source, list(x.maps)) if isinstance(x, Resized) else (x, [None, None])
+    maps = list(x.maps) if isinstance(x, Resized) else [None, None]
     maps[along] = lowering.axis_map(matrix, context.grid[along], source.tiles.shape[1 + along])
     if maps[along] is None:
         raise Declined("mixes all of an axis of space")

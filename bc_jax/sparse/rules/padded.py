@@ -54,15 +54,13 @@ def run_padded(context, op, operands: list, run: Callable) -> list:
     first = images[0]
     if {x.axes for x in images} != {first.axes} or first.merged:
         raise Declined("operands lie differently in space")
-    canvas, pad = list(context.shape(first)), _common(images)
-    for axis, sides in zip(first.axes[1:], pad, strict=True):
-        canvas[axis] += sum(sides)
+    canvas, pad = first.canvas(context.shape(first)), _common(images)
     operands = [_moved(context, x, pad) if isinstance(x, Blocked) else x for x in operands]
     inside = [_inside(context, x, first, pad, canvas) for x in operands]
     results = run(context, _sized(context, op, inside), inside)
     if len({x.pad for x in images}) > 1:
         results = [cut_off(context, r, pad) for r in results]
-    around = _around(context, op, operands, first, canvas, pad, run)
+    around = _around(context, op, operands, first, canvas, run)
     return [r.same(pad=pad, pad_value=a) for r, a in zip(results, around, strict=True)]
 
 
@@ -89,7 +87,7 @@ def _moved(context, x: Blocked, pad) -> Blocked:
     if rest == NO_PAD:
         return x
     around = x.pad_value.within(pad) if isinstance(x.pad_value, Border) else x.pad_value
-    if not any(side > 0 for sides in x.pad for side in sides):
+    if not x.grows:
         # What comes in is cut off again, but is computed with: the last pixels, once more.
         low = tuple((0,) * max(0, side) for side, _ in rest)
         x = x.same(pad_value=Border(low, tuple((-1,) * max(0, side) for _, side in rest)))
@@ -125,11 +123,12 @@ def _sized(context, op, operands):
     return dataclasses.replace(op, params=op.params | {"shape": tuple(shape)})
 
 
-def _around(context, op, operands, first: Blocked, canvas, pad, run) -> list:
+def _around(context, op, operands, first: Blocked, canvas, run) -> list:
     """What stands around each of the results."""
-    if not any(side > 0 for sides in pad for side in sides):
+    images = [x for x in operands if isinstance(x, Blocked)]
+    if not images[0].grows:  # as the others, which lie on it
         return [0] * len(op.outputs)
-    values = [x.pad_value for x in operands if isinstance(x, Blocked)]
+    values = [x.pad_value for x in images]
     pixels = [
         _pixel(context, x, of, first, canvas) for x, of in zip(operands, op.inputs, strict=True)
     ]

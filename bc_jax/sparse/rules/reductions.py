@@ -101,7 +101,7 @@ def _sum_squares(context, op, image: Blocked, same: Whole) -> jax.Array:
 
 def _without_what_is_cut(context, op, x: Blocked) -> Blocked:
     """The image with what changes no result where the program has cut it."""
-    if x.pad == NO_PAD or any(side > 0 for sides in x.pad for side in sides):
+    if x.pad == NO_PAD or x.grows:
         return x
     (neutral,) = op.bind(jnp.zeros((0,), x.tiles.dtype), axes=(0,))
     cut = tuple((-low, -high) for low, high in x.pad)

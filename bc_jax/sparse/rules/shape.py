@@ -66,7 +66,7 @@ def reshape(context, op, x):
 
     Rows and columns may become one axis, or streams, rows and columns, and be apart again.
     """
-    cut = isinstance(x, Blocked) and x.pad != NO_PAD and not _grows(x.pad)
+    cut = isinstance(x, Blocked) and x.pad != NO_PAD and not x.grows
     x = x if cut else leader([x]).apart()
     if op.params.get("dimensions") is not None:
         raise Declined("reshapes in another order")
@@ -85,10 +85,6 @@ def reshape(context, op, x):
         raise Declined("merges an axis of space into another")
     n = at if len(axes) == 3 else n - (n > at)
     return result.same(axes=(n, at, at))
-
-
-def _grows(pad) -> bool:
-    return any(side > 0 for sides in pad for side in sides)
 
 
 def _merging(before, after, axes) -> tuple[int, tuple[int, ...]] | None:
@@ -112,11 +108,8 @@ def place_after(shape, size: int, ahead: int, first: int = 0) -> int | None:
 
 def _reshape(context, x: Blocked, after: tuple[int, ...]) -> Blocked:
     """To a shape in which rows and columns are axes of their own."""
-    before, tile = list(context.shape(x)), dict(zip(x.axes, x.tiles.shape, strict=False))
+    before, tile = x.canvas(context.shape(x)), dict(zip(x.axes, x.tiles.shape, strict=False))
     cut = dict(zip(x.axes, ((0, 0), *x.pad), strict=True))
-    for axis, sides in cut.items():
-        before[axis] += sum(sides)
-    before = tuple(before)
     if after == before:
         return x
     axes: dict[int, int] = {}
@@ -208,7 +201,7 @@ def pad(context, op, x, value):
     gaps = [gap for *_, gap in space[1:]]
     around = tuple((low, high - gap) for low, high, gap in space[1:])
     if any(map(any, rest)) or any(gaps):
-        if _grows(x.pad):
+        if x.grows:
             raise Declined("pads what was padded around it before, between pixels or channels")
         # As many gaps behind the last pixel as between others, so that all tiles are alike.
         inner = [(0, 0, 0), *((0, gap, gap) for gap in gaps), *rest]
@@ -240,7 +233,7 @@ def filled_where_cut(context, x: Blocked, around, constant, gaps=(1, 1)):
     ]
     if not any(map(any, again)):
         return x, around
-    if _grows(x.pad) and not isinstance(x.pad_value, Border) and x.pad_value != constant:
+    if x.grows and not isinstance(x.pad_value, Border) and x.pad_value != constant:
         raise Declined("the image is padded twice, with one value and with another")
 
     def where(sides, others):

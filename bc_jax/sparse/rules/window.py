@@ -152,7 +152,7 @@ def cut_off(context, x: Blocked, pad) -> Blocked:
 
 def _around(x: Blocked, default):
     """What stands outside the image; the default where nothing was put there."""
-    return x.pad_value if any(side > 0 for sides in x.pad for side in sides) else default
+    return x.pad_value if x.grows else default
 
 
 def _with_padding(context, x: Blocked, padding, pad_value, gaps: tuple[int, int] = (1, 1)):
