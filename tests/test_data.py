@@ -22,6 +22,7 @@ from bc_jax.data import (
     padded_size,
     shipped_clips,
 )
+from bc_jax.data.folder import SUFFIXES
 from bc_jax.data.video import open_device
 
 FRAMES = 30
@@ -189,7 +190,7 @@ def test_folder_is_read_in_natural_order(tmp_path):
     assert numbers(open_source(folder, start=2, frames=2)) == [9, 10]
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".PNG"])
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG"])
 def test_folder_formats(tmp_path, suffix):
     assert numbers(open_source(write_images(tmp_path / "a", [3, 4], suffix=suffix))) == [3, 4]
 

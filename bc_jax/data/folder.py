@@ -8,7 +8,7 @@ import numpy as np
 
 from bc_jax.data.source import Source, TruncatedVideo
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 def natural_key(name: str) -> tuple:
@@ -22,7 +22,7 @@ def natural_key(name: str) -> tuple:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The PNG and JPEG files that lie directly in a folder, in natural order; hidden ones left out.
+    """The images that lie directly in a folder, by `SUFFIXES`, in natural order; no hidden ones.
 
     Raises:
       ValueError: there is none, or one of them is a link that leads out of the folder.

@@ -39,7 +39,7 @@ def open_source(
     """Open a video file, a folder of images, a camera, a shipped clip or a data set.
 
     Args:
-      spec: a path of a video file or of a folder of PNG or JPEG images (read in natural order),
+      spec: a path of a video file or of a folder of images (read in natural order),
         'camera:0' for the first camera (Video4Linux), or the name of a shipped clip such as
         'pedestrians' ('./pedestrians' is a path). 'street:val/0-99?camera=fixed' generates
         clips 0 to 99 of a split, with any fields of `StreetConfig`; 'cityscapes:ROOT/val' reads
