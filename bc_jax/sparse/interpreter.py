@@ -344,7 +344,7 @@ def _named(value, number: int, op: Op):
 def _run(context: Context, op: Op, operands: list) -> tuple[list, str, str]:
     moves = any(varies(x) for x in operands)
     blocked = any(isinstance(x, Blocked | Resized | Joined) for x in operands)
-    reason = f"no rule for {op.name}"
+    reason = f"no rule for {op.name}" + " that writes into arrays" * op.writes
     try:
         results = _by_rule(context, op, operands)
     except Declined as declined:

@@ -67,7 +67,7 @@ def prepare(program: Program) -> Divided:
     made = {number for op in ops for number in op.outputs} | {frames}
     read = [x for op in ops for x in op.inputs] + list(program.outputs)
     handed = tuple(dict.fromkeys(x for x in read if isinstance(x, int) and x not in made))
-    once = needed([op for op in fixed.ops if op.outputs], handed)
+    once = needed([op for op in fixed.ops if not op.acts], handed)
     return Divided(
         Program(tuple(once), tuple(params), handed, fixed.avals),
         Program(tuple(ops), (*handed, frames), program.outputs, fixed.avals, program.out_tree),
@@ -91,14 +91,16 @@ def _hoisted(fixed: list[Op], of_params: set[int]) -> set[Op]:
     """The operations that are done once: those of parameters that do not spread them over space.
 
     What depends on nothing is for the program of each frame, where it is known while tracing; so is
-    what has no results, and prints, say.
+    what acts, and prints, say.
     """
     left, hoisted = set(), set()
     for op in fixed:
-        if not _reads(op, of_params) or not op.outputs:
+        if not _reads(op, of_params):
+            left.update(op.outputs if op.acts else ())
             continue
         large = max([_SMALL, *map(math.prod, op.in_shapes)])
-        if _reads(op, left) or any(math.prod(aval.shape) > large for aval in op.out_avals):
+        spreads = any(math.prod(aval.shape) > large for aval in op.out_avals)
+        if _reads(op, left) or spreads or op.acts:
             left.update(op.outputs)
         else:
             hoisted.add(op)

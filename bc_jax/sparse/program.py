@@ -53,6 +53,8 @@ class Op:
         out_avals: shape and dtype of each result.
         layer: the scopes that it was traced in (`jax.named_scope`; Flax and Haiku open one for each
             module), as "Net/stage1/conv"; "" in none.
+        acts: whether it is there for what it does, as to print or to call Python, beside its
+            results: it is done in every frame, though nothing reads them.
     """
 
     primitive: Any
@@ -62,11 +64,18 @@ class Op:
     in_shapes: tuple[tuple[int, ...], ...]
     out_avals: tuple[Any, ...]
     layer: str
+    acts: bool
 
     @property
     def name(self) -> str:
         """The primitive's name."""
         return self.primitive.name
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a call that is not entered, as arrays are written into there."""
+        inner = called(self.primitive, self.params)
+        return inner is not None and writes(inner)
 
     def bind(self, *operands, **changed) -> list:
         """Run the operation, with some parameters changed; always a list of results."""
@@ -146,7 +155,9 @@ class Program:
             if isinstance(operand, Constant):
                 return not isinstance(operand.value, jax.core.Tracer)
             op = self.producers.get(operand)
-            if op is None or any(np.prod(a.shape) > _LARGEST_STATIC for a in op.out_avals):
+            if op is None or op.acts:
+                return False
+            if any(np.prod(a.shape) > _LARGEST_STATIC for a in op.out_avals):
                 return False
             if op not in needed:
                 if not all(collect(inner) for inner in op.inputs):
@@ -157,9 +168,11 @@ class Program:
         if not collect(value):
             return None
 
-        # One small program, compiled once and run now, also while another one is being traced.
+        # One small program, compiled once and run now, also while another one is being traced, and
+        # where `jit` is switched off.
         program = Program(tuple(needed), (), (value,), self.avals)
-        return np.asarray(jax.jit(lambda: program.run(())).lower().compile()()[0])
+        with jax.disable_jit(False):
+            return np.asarray(jax.jit(lambda: program.run(())).lower().compile()()[0])
 
 
 class Draft:
@@ -225,14 +238,15 @@ class Draft:
                 results = self.append(
                     functools.partial(words, axis=eqn.params["axis"]), inputs, within
                 )
-            elif inner is not None and not _differs_by_itself(eqn, inner):
+            elif inner is not None and not (_differs_by_itself(eqn, inner) or writes(inner)):
                 results = self.inline(inner, inputs, within)
             else:
                 shapes = tuple(tuple(v.aval.shape) for v in eqn.invars)
                 avals = tuple(v.aval for v in eqn.outvars)
                 results = self.numbers(avals)
+                acts = bool(eqn.effects) or not results
                 self.ops.append(
-                    Op(eqn.primitive, inputs, results, eqn.params, shapes, avals, within)
+                    Op(eqn.primitive, inputs, results, eqn.params, shapes, avals, within, acts)
                 )
             env.update(zip(eqn.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
@@ -256,6 +270,8 @@ def trace(function: Callable, *args) -> Program:
         return [leaf for _, leaf in paths]
 
     closed = jax.make_jaxpr(flat)(*leaves)
+    if writes(closed):  # as one call, which is not entered
+        closed = jax.make_jaxpr(jax.jit(flat))(*leaves)
     draft = Draft({})
     inputs = draft.numbers(closed.in_avals)
     outputs = draft.inline(closed, inputs, "")
@@ -266,10 +282,17 @@ def needed(ops: Sequence[Op], outputs) -> list[Op]:
     """Those of the operations that the outputs depend on, or that are there for what they do."""
     values, found = {x for x in outputs if isinstance(x, int)}, []
     for op in reversed(ops):
-        if values & set(op.outputs) or not op.outputs:
+        if values & set(op.outputs) or op.acts:
             found.append(op)
             values |= {x for x in op.inputs if isinstance(x, int)}
     return found[::-1]
+
+
+def writes(jaxpr) -> bool:
+    """Whether a jaxpr's operations write into arrays (`jax.new_ref`), so that order matters."""
+    jaxpr = bare(jaxpr)
+    values = (*jaxpr.constvars, *(v for eqn in jaxpr.eqns for v in (*eqn.invars, *eqn.outvars)))
+    return any(hasattr(v.aval, "inner_aval") for v in values)
 
 
 def _differs_by_itself(eqn, inner) -> bool:
