@@ -21,9 +21,9 @@ def _network(params, frames):
 SPARSE = blockcopy(_network, 16)
 
 
-def _play(policy, target=0.3):
+def _play(policy, target=0.3, sparse=SPARSE):
     """Plays the clip in one program; returns the grids [T, N, Gh, Gw] and the policy learnt."""
-    steps = Steps(SPARSE, policy, target)
+    steps = Steps(sparse, policy, target)
     state = steps.init(jax.random.key(0), PARAMS, CLIP[0])
     state, _ = steps.step(PARAMS, state, CLIP[0], capacity=None)
 
@@ -101,6 +101,21 @@ def test_floats_of_64_bits_change_nothing(policy):
         jax.config.update("jax_enable_x64", False)
     np.testing.assert_array_equal(wide, grids)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(state)} == {"float32", "int32"}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [SMALL, PolicyConfig.paper(widths=(4,), head_width=4), "random", "static", "difference"],
+)
+def test_no_dtype_is_promoted(policy):
+    def network(params, frames):  # `_network`, without a promotion of its own
+        return frames[:, ::4, ::4].astype(params.dtype) / np.float32(255) @ params
+
+    expected, _ = _play(policy)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        grids, state = _play(policy, sparse=blockcopy(network, 16))
+    np.testing.assert_array_equal(grids, expected)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(state)} <= {"float32", "int32"}
 
 
 @pytest.mark.parametrize("interval", [0, 1.5, True, "3"])

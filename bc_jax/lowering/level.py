@@ -68,5 +68,6 @@ def _level(scores, there, mean, count: int, steps: int, sections: int):
         width = width / sections
         probability = jax.nn.sigmoid(scores[None, :] - (low + width * place.astype(width.dtype)))
         spent = jnp.sum(jnp.where(there, probability, 0.0), axis=1) / count
-        low = low + width * jnp.sum(jnp.where(inner & (spent > mean), 1.0, 0.0))
+        passed = jnp.where(inner & (spent > mean), 1.0, 0.0).astype(low.dtype)
+        low = low + width * jnp.sum(passed)
     return low + width / 2

@@ -32,7 +32,7 @@ def diffuse_rounding(amount: float, carry: jax.Array) -> tuple[jax.Array, jax.Ar
 
 def random_grid(key: jax.Array, shape: tuple[int, int, int], k: jax.Array | int) -> jax.Array:
     """Returns a grid [N, Gh, Gw] with `k` random blocks in every stream."""
-    return topk_grid(jax.random.uniform(key, shape), k)
+    return topk_grid(jax.random.uniform(key, shape, jnp.float32), k)
 
 
 def static_grid(age: jax.Array, k: jax.Array | int) -> jax.Array:
@@ -51,9 +51,10 @@ def static_grid(age: jax.Array, k: jax.Array | int) -> jax.Array:
     cycle = np.argsort((_DOWN * row + _RIGHT * column) % 1, axis=None)
     # The cycle goes on where a block has waited longer than the one before it.
     waited = age.reshape(n, blocks)[:, cycle]
-    first = jnp.argmax(waited - jnp.roll(waited, 1, axis=1), axis=1)
-    ahead = (np.argsort(cycle)[None] - first[:, None]) % blocks
-    return topk_grid(age - ahead.reshape(age.shape) / blocks, k)
+    first = jnp.argmax(waited - jnp.roll(waited, 1, axis=1), axis=1).astype(jnp.int32)
+    ahead = (np.argsort(cycle).astype(np.int32)[None] - first[:, None]) % blocks
+    ahead = ahead.reshape(age.shape).astype(jnp.float32) / blocks
+    return topk_grid(age.astype(jnp.float32) - ahead, k)
 
 
 def block_difference(

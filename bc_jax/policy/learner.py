@@ -333,7 +333,7 @@ def learn(
         params[name] = optax.apply_updates(old, updates)
     multiplier = state.multiplier
     if config.objective == "constrained":
-        ran = counted[:, None, None] * executed_grid
+        ran = counted[:, None, None] * executed_grid.astype(jnp.float32)
         paid = jnp.sum(gain * ran) / jnp.maximum(ran.sum(), 1)
         multiplier += config.multiplier_rate * (paid - multiplier)
     learnt = {
@@ -351,7 +351,7 @@ def learn(
     blocks = jnp.maximum(counted.sum(), 1) * sampled_grid[0].size
 
     def mean(x):
-        return jnp.sum(x * counted[:, None, None]) / blocks
+        return jnp.sum(x.astype(jnp.float32) * counted[:, None, None]) / blocks
 
     metrics = {
         "loss": loss,

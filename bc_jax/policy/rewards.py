@@ -101,10 +101,10 @@ def _paint(boxes, values, image_size, grid_shape):
     """Returns the largest value among the boxes that overlap each block, else 0: [Gh, Gw]."""
 
     def overlaps(low, high, length, blocks):
-        start = jnp.arange(blocks)[None, :] * (length / blocks)
+        start = jnp.arange(blocks, dtype=jnp.float32)[None, :] * (length / blocks)
         return (low[:, None] < start + length / blocks) & (high[:, None] > start)
 
-    x1, y1, x2, y2 = boxes.T
+    x1, y1, x2, y2 = boxes.astype(jnp.float32).T
     rows = overlaps(y1, y2, image_size[0], grid_shape[0])
     columns = overlaps(x1, x2, image_size[1], grid_shape[1])
     # An empty box that lies strictly inside a block would pass both tests.

@@ -32,7 +32,8 @@ def topk_grid(scores: jax.Array, k: jax.Array | int) -> jax.Array:
     n = scores.shape[0]
     flat = jnp.where(jnp.isnan(scores), -jnp.inf, scores).reshape(n, -1)
     rank = jnp.argsort(jnp.argsort(-flat, axis=1, stable=True), axis=1)
-    return (rank < jnp.broadcast_to(jnp.asarray(k), (n,))[:, None]).reshape(scores.shape)
+    most = jnp.broadcast_to(jnp.asarray(k, rank.dtype), (n,))
+    return (rank < most[:, None]).reshape(scores.shape)
 
 
 def fill_capacity(
