@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bc_jax.sparse.transform import check_capacity
+from bc_jax.sparse.state import check_capacity
 
 
 def capacities(total: int, steps: int) -> tuple[int, ...]:

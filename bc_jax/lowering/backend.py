@@ -68,8 +68,11 @@ def jit(
         **options: of `jax.jit`.
 
     Returns:
-        What `jax.jit` does, or the like of it: something to call, and to lower for arguments.
+        What `jax.jit` does, or the like of it: something to call, and to lower for arguments. Where
+        it is called within another program or a derivative, which have options of their own, it has
+        none.
     """
+    within = jax.jit(function, **options)
 
     @functools.cache
     def compiled(half: str | None) -> Callable:
@@ -77,6 +80,8 @@ def jit(
         return jax.jit(function, compiler_options=chosen, **options)
 
     def suits(*args, **kwargs) -> Callable:
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((args, kwargs))):
+            return within
         if args and isinstance(args[0], prepared):
             return compiled(args[0].half)
         return compiled(half_of((args, kwargs)) if on_cpu() else None)

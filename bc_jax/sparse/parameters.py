@@ -37,14 +37,30 @@ def rebuilder(params) -> Callable:
 def identity(params) -> Hashable | None:
     """What tells parameters from others beside their arrays; None where that cannot be told.
 
-    It is their structure, and the leaves that are no arrays: functions and names in modules.
+    It is their structure, and the leaves that are no arrays: functions and names in modules. JAX's
+    settings, by which a network is another one, are among it.
     """
-    found = jax.tree.structure(params), _fixed_leaves(params)
+    found = _settings(), jax.tree.structure(params), _fixed_leaves(params)
     try:
         hash(found)
     except TypeError:
         return None
     return found
+
+
+def _settings() -> Hashable:
+    """What is the same as long as JAX's settings are under which a function is traced."""
+    with jax.disable_jit(False):
+        return jax.tree.structure(_marked.eval_shape())
+
+
+class _Mark:
+    """A pytree without leaves, which is like no other."""
+
+
+jax.tree_util.register_static(_Mark)
+# Traced once for the settings that there are, as JAX knows best which those are.
+_marked = jax.jit(_Mark)
 
 
 def _is_array(leaf) -> bool:

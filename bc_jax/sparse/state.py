@@ -61,7 +61,7 @@ def check_state(state: FrameState, expected: FrameState) -> None:
 
     def described(tree):
         leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(path): (x.shape, jnp.dtype(x.dtype)) for path, x in leaves}
+        return {jax.tree_util.keystr(path): (x.shape, x.dtype) for path, x in leaves}
 
     have, want = described(state), described(expected)
     for path in [*want, *have]:
@@ -71,3 +71,13 @@ def check_state(state: FrameState, expected: FrameState) -> None:
                 f"wanted {want.get(path, 'nothing')}; make a new state with init (the network, its "
                 "parameters' shapes or the block size have changed)"
             )
+
+
+def check_capacity(capacity, total: int) -> int:
+    """The capacity, if it is an integer from 1 to the number of blocks; ValueError otherwise."""
+    traced = isinstance(capacity, jax.core.Tracer)
+    if traced or isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
+        raise ValueError(f"capacity must be a static integer from 1 to {total}; got {capacity!r}")
+    if not 1 <= int(capacity) <= total:
+        raise ValueError(f"capacity must be from 1 to {total}, all blocks; got {int(capacity)}")
+    return int(capacity)

@@ -25,7 +25,7 @@ from bc_jax.sparse.parameters import array_leaves, identity, leaf_shapes, rebuil
 from bc_jax.sparse.plan import Plan, Record, memory_for
 from bc_jax.sparse.prepare import prepare
 from bc_jax.sparse.program import Program, trace
-from bc_jax.sparse.state import FrameState, check_call, check_mesh, check_state
+from bc_jax.sparse.state import FrameState, check_call, check_capacity, check_mesh, check_state
 from bc_jax.sparse.values import NO_PAD, Blocked, Whole, inverse
 from bc_jax.sparse.whole import WholeFrames
 
@@ -75,6 +75,10 @@ class BlockCopy:
         """The network and its block size."""
         name = getattr(self.apply_fn, "__name__", type(self.apply_fn).__name__)
         return f"blockcopy({name}, block_size={self.block_size})"
+
+    def __reduce__(self):
+        """Copied and pickled as it was made: what was traced is traced again."""
+        return blockcopy, (self.apply_fn, self.block_size)
 
     def grid_shape(self, frames) -> tuple[int, int, int]:
         """Streams, rows and columns of the grid for frames [N, H, W, C]; checks their shape.
@@ -163,6 +167,7 @@ class BlockCopy:
         prepared = self.prepare(params, frames)
         traced = prepared.traced
         check_state(state, traced.state)
+        state = jax.tree.map(jnp.asarray, state)  # in new dicts, which are written into
         if grid is None:
             if capacity < total:
                 raise ValueError(
@@ -176,8 +181,7 @@ class BlockCopy:
         blocks = Blocks.of(grid, capacity=capacity)
         tiles = split(frames, blocks)
         kept_frames = write_tiles(state.frames, tiles, blocks)
-        memory = {kind: dict(kept) for kind, kept in state.memory.items()}
-        context = Context(blocks, traced.program, traced.plan, memory)
+        context = Context(blocks, traced.program, traced.plan, state.memory)
         image = Blocked(tiles, (0, 1, 2), key="frames", dense=kept_frames)
         results = interpret(context, [*prepared.arrays, image])
         outputs = [
@@ -185,7 +189,7 @@ class BlockCopy:
             for result, kept in zip(results, jax.tree.leaves(state.outputs), strict=True)
         ]
         outputs = jax.tree.unflatten(traced.program.out_tree, outputs)
-        return FrameState(kept_frames, outputs, executed_grid(blocks), memory)
+        return FrameState(kept_frames, outputs, executed_grid(blocks), context.memory)
 
     @functools.cached_property
     def compiled(self) -> Callable:
@@ -298,16 +302,6 @@ def blockcopy(apply_fn: Callable, block_size: int | tuple[int, int] = 128) -> Bl
     return BlockCopy(apply_fn, (int(sizes[0]), int(sizes[1])))
 
 
-def check_capacity(capacity, total: int) -> int:
-    """The capacity, if it is an integer from 1 to the number of blocks; ValueError otherwise."""
-    traced = isinstance(capacity, jax.core.Tracer)
-    if traced or isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
-        raise ValueError(f"capacity must be a static integer from 1 to {total}; got {capacity!r}")
-    if not 1 <= int(capacity) <= total:
-        raise ValueError(f"capacity must be from 1 to {total}, all blocks; got {int(capacity)}")
-    return int(capacity)
-
-
 def _on_whole_frames(prepared: Prepared, frames: jax.Array) -> FrameState | None:
     """The state after all blocks of the frames; None where blocks need what this does not give."""
     traced = prepared.traced
@@ -315,7 +309,7 @@ def _on_whole_frames(prepared: Prepared, frames: jax.Array) -> FrameState | None
     image = Blocked(frames, (0, 1, 2), key="frames", dense=frames)
     results = interpret(context, [*prepared.arrays, image])
     outputs = [
-        jnp.broadcast_to(context.dense(result), shape.shape).astype(shape.dtype)
+        _like(context.dense(result), shape)
         for result, shape in zip(results, jax.tree.leaves(traced.state.outputs), strict=True)
     ]
     memory = context.remember()
@@ -349,11 +343,16 @@ def _finish(context: Context, result, kept: jax.Array) -> jax.Array:
     if isinstance(result, Whole):
         result = context.image(result) or result
     if not isinstance(result, Blocked) or result.pad != NO_PAD:
-        return jnp.broadcast_to(context.dense(result), kept.shape).astype(kept.dtype)
+        return _like(context.dense(result), kept)
     order = result.apart().order
     apart = kept.reshape(context.shape(result.apart()))
     array = write_tiles(jnp.transpose(apart, order), result.tiles, context.blocks)
     return jnp.transpose(array, inverse(order)).reshape(kept.shape)
+
+
+def _like(array, other) -> jax.Array:
+    """An array of another's shape and dtype, which may be that of a key."""
+    return jax.lax.convert_element_type(jnp.broadcast_to(array, other.shape), other.dtype)
 
 
 def _output(context: Context, result) -> jax.Array:
