@@ -17,14 +17,14 @@ def capacities(total: int, steps: int) -> tuple[int, ...]:
 
 def blocks_of(capacity: float, total: int) -> int:
     """How many blocks a `Runner`'s capacity is, of all; ValueError where it is none."""
-    if not isinstance(capacity, float | np.floating):
+    if not np.issubdtype(getattr(capacity, "dtype", type(capacity)), np.floating):
         return check_capacity(capacity, total)
     if not 0 < capacity <= 1:
         raise ValueError(
             f"capacity must be a number of blocks from 1 to {total}, or a share of them above 0.0 "
             f"and at most 1.0; got {capacity}"
         )
-    return max(1, round(capacity * total))
+    return max(1, round(float(capacity) * total))
 
 
 class Sizes:

@@ -315,7 +315,7 @@ def test_where_all_blocks_run_no_grid_is_needed(policy, capacity):
 
 
 def test_a_capacity_may_be_a_share_of_the_blocks():
-    for capacity, blocks in ((0.5, 3), (0.01, 1), (1.0, 6)):
+    for capacity, blocks in ((0.5, 3), (0.01, 1), (1.0, 6), (jnp.float32(0.5), 3)):
         run = runner(capacity=capacity)
         for frame in video(2):
             run(frame)
