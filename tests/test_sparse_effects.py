@@ -70,6 +70,27 @@ def test_what_python_says_of_no_frame_is_not_known_before():
     assert_close(second, first + 1)
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+def test_python_that_is_called_stream_by_stream(ordered):
+    counter = Counter()
+
+    def one(p, x):
+        y = features(p, x[None])[0]
+        if ordered:
+            return y + 0 * counter.of(y.sum(), ordered=True)
+        like = jax.ShapeDtypeStruct(y.shape, y.dtype)
+        return y + jax.pure_callback(lambda a: 2 * np.asarray(a), like, y)
+
+    def network(p, x):
+        return jax.lax.map(lambda image: one(p, image), x)
+
+    sparse, expected = bc_jax.blockcopy(network, 16), jax.jit(network)(PARAMS, FRAMES)
+    state, run = sparse.init(PARAMS, FRAMES), jax.jit(sparse)
+    for grid in (None, *random_grids(2, GRID, seed=2)):
+        out, state = run(PARAMS, state, FRAMES, grid)
+        assert_close(out, expected)
+
+
 def _into_zeros(p, x):
     y = features(p, x)
     sums = jax.new_ref(jnp.zeros_like(y))

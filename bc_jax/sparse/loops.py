@@ -40,8 +40,9 @@ def _unroll(program: Program) -> tuple[Program, bool]:
     for op in program.ops:
         op, before = dataclasses.replace(op, inputs=tuple(map(named, op.inputs))), len(draft.ops)
         reads = [isinstance(x, int) and x in varying for x in op.inputs]
-        if op.name == "scan" and _maps_streams(program, op, reads):
-            results = _at_once(op, draft)
+        maps = op.name == "scan" and _maps_streams(program, op, reads)
+        if maps and (at_once := _at_once(op, draft)) is not None:
+            results = at_once
         elif op.name == "scan" and _is_short(op, reads):
             results = _turn_by_turn(op, draft)
         elif op.name == "cond" and any(reads) and (at := program.static(op.inputs[0])) is not None:
@@ -97,11 +98,18 @@ def _operations(jaxpr) -> int:
     return count
 
 
-def _at_once(op: Op, draft: Draft) -> list[int | Constant]:
-    """Append the operations of all turns of a loop that carries nothing; returns its results."""
+def _at_once(op: Op, draft: Draft) -> list[int | Constant] | None:
+    """Append the operations of all turns of a loop that carries nothing; returns its results.
+
+    None where what is called, as Python in order, is not for several turns at once.
+    """
     same, _ = roles(op)
     axes = [None if i < same else 0 for i in range(len(op.inputs))]
-    return draft.append(jax.vmap(jex.jaxpr_as_fun(op.params["jaxpr"]), axes), op.inputs, op.layer)
+    turns = jax.vmap(jex.jaxpr_as_fun(op.params["jaxpr"]), axes)
+    try:
+        return draft.append(turns, op.inputs, op.layer)
+    except (NotImplementedError, ValueError):  # as `jax.vmap` refuses what it cannot do
+        return None
 
 
 def _turn_by_turn(op: Op, draft: Draft) -> list[int | Constant]:
