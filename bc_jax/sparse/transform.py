@@ -14,7 +14,7 @@ from flax import struct
 from bc_jax import lowering
 from bc_jax.lowering import SummedKernel
 from bc_jax.sparse.advice import warn_of_no_gain
-from bc_jax.sparse.batches import keep_batches
+from bc_jax.sparse.apart import keep_apart
 from bc_jax.sparse.blocks import Blocks, executed_grid, split
 from bc_jax.sparse.borders import keep_borders
 from bc_jax.sparse.explain import Report, make_report
@@ -261,7 +261,7 @@ class BlockCopy:
             return self._traced[key]
         rebuild = rebuilder(params)
         program = trace(lambda leaves, f: self.apply_fn(rebuild(leaves), f), shapes, frame_shape)
-        once, program = prepare(keep_borders(keep_batches(unroll(program))))
+        once, program = prepare(keep_borders(keep_apart(unroll(program))))
         prepared = jax.eval_shape(once.run, shapes)
         plan, records, outputs = _walk(program, prepared, frame_shape, grid_shape)
         state = FrameState(

@@ -1,6 +1,7 @@
 """Operations that move or reshape axes, and padding."""
 
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,26 @@ def reshape(context, op, x):
     x = x if cut else leader([x]).apart()
     if op.params.get("dimensions") is not None:
         raise Declined("reshapes in another order")
-    after = tuple(op.params["new_sizes"])
+    after, declined = tuple(op.params["new_sizes"]), []
+    for image in (x, *([] if cut else _with_another_stream(context, x))):
+        try:
+            return _to_shape(context, image, after, cut)
+        except Declined as why:
+            declined.append(why)
+    raise declined[0]
+
+
+def _with_another_stream(context, x: Blocked) -> Iterator[Blocked]:
+    """The same, where there is one stream, whose axis can be any that is as long."""
+    shape = context.shape(x)
+    for axis in x.rest if shape[x.stream] == 1 else ():
+        if shape[axis] == 1:
+            axes = (axis, *x.axes[1:])
+            rest = [size for a, size in enumerate(shape) if a not in axes]
+            yield x.new(x.tiles.reshape(*x.tiles.shape[:3], *rest), axes)
+
+
+def _to_shape(context, x: Blocked, after: tuple[int, ...], cut: bool) -> Blocked:
     try:
         return _reshape(context, x, after)
     except Declined:
@@ -93,8 +113,9 @@ def _merging(before, after, axes) -> tuple[int, tuple[int, ...]] | None:
         if merged != tuple(range(merged[0], merged[0] + len(merged))):
             continue
         size, ahead = math.prod(before[a] for a in merged), math.prod(before[: merged[0]])
-        # Streams keep an axis of their own where the new shape has one for them.
-        at = place_after(after, size, ahead, first=len(axes) - len(merged))
+        # Streams ahead of them keep an axis of their own where the new shape has one for them.
+        first = int(len(merged) == 2 and axes[0] < merged[0])
+        at = place_after(after, size, ahead, first=first)
         if at is not None:
             return at, merged
     return None
