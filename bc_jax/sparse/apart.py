@@ -168,10 +168,12 @@ def _places(parts: Parts, axes: Iterable[int]) -> tuple[int, ...]:
 
 def _relabels(op: Op) -> bool:
     """Whether the result has the operand's elements in the same order."""
+    if not op.in_shapes or 0 in op.in_shapes[0]:
+        return False
     if op.name == "reshape":
         return op.params.get("dimensions") is None
     still = ("squeeze", "broadcast_in_dim", "slice", "concatenate")
-    if op.name not in still or len(op.inputs) > 1 or not isinstance(op.inputs[0], int):
+    if op.name not in still or len(op.inputs) > 1:
         return False
     return math.prod(op.in_shapes[0]) == math.prod(op.out_avals[0].shape)
 

@@ -5,6 +5,8 @@ block looks at all of it: at the new of what is executed, and at the kept of the
 what is made of them cost what the executed blocks cost.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
 from bc_jax import lowering
@@ -89,15 +91,24 @@ def _summed(program, value: int) -> set[int]:
                 contract = reader.params["dimension_numbers"][0]
                 summed |= {order[a] for a in contract[reader.inputs[0] != value]}
                 continue
-            turned = range(len(shape))
+            turned: Sequence[int] = range(len(shape))
             if reader.name == "transpose":
                 turned = reader.params["permutation"]
             for result in reader.outputs:
-                alike = program.avals[result].shape == tuple(shape[a] for a in turned)
+                after = program.avals[result].shape
+                if reader.name in ("reshape", "squeeze", "broadcast_in_dim"):
+                    turned = _beside_ones(shape, after)
+                alike = after == tuple(shape[a] if a >= 0 else 1 for a in turned)
                 if result not in seen and (alike or reader.name == "concatenate"):
                     found.append(result)
-                    seen[result] = tuple(order[a] for a in turned)
+                    seen[result] = tuple(order[a] if a >= 0 else -1 for a in turned)
     return summed
+
+
+def _beside_ones(before, after) -> list[int]:
+    """Where a shape has the axes of another, if it differs by axes of size one: -1 for these."""
+    left = [axis for axis, size in enumerate(before) if size > 1]
+    return [left.pop(0) if size > 1 and left else -1 for size in after]
 
 
 def _product(context, op, kept: int, operands) -> Blocked:

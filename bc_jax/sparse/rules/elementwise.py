@@ -26,6 +26,16 @@ def leader(operands) -> Blocked:
     return first
 
 
+def with_stream(context, x: Blocked, axis: int) -> Blocked:
+    """The same, where there is one stream, whose axis can be any that is as long: that one."""
+    shape, axes = context.shape(x), (axis, *x.axes[1:])
+    if axis in x.axes or shape[axis] != 1 or shape[x.stream] != 1 or x.batched:
+        return x
+    rest = [size for a, size in enumerate(shape) if a not in axes]
+    tiles = x.tiles.reshape(*x.tiles.shape[:3], *rest)
+    return x if x.pad != NO_PAD else x.new(tiles, axes)
+
+
 @rule(*NAMES)
 def elementwise(context, op, *operands):
     """Any number of operands, each blocked alike, or whole or constant and broadcast to it."""
@@ -65,6 +75,10 @@ def _is_softmax_over(axes: tuple[int, ...], program, op) -> bool:
 
 def _tiles(context, operands) -> tuple[Blocked, list]:
     """The operand that sets the layout, and what of each operand belongs to the tiles."""
+    blocked = [x for x in operands if isinstance(x, Blocked)]
+    if len({x.axes for x in blocked}) > 1:
+        at = blocked[0].stream
+        operands = [with_stream(context, x, at) if isinstance(x, Blocked) else x for x in operands]
     first = leader(operands)
     tiles = [x.tiles if isinstance(x, Blocked) else context.align(x, first) for x in operands]
     return first, tiles

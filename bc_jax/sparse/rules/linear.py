@@ -18,7 +18,7 @@ from bc_jax.sparse.borders import Border, split_index
 from bc_jax.sparse.halo import Halo
 from bc_jax.sparse.program import Op, Program
 from bc_jax.sparse.rules.attention import against_all
-from bc_jax.sparse.rules.elementwise import leader
+from bc_jax.sparse.rules.elementwise import leader, with_stream
 from bc_jax.sparse.rules.reductions import after_removing, sum_pixels, sums_pixels
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, Resized, Whole, plain
@@ -82,11 +82,25 @@ def _batch(context, op, lhs, rhs) -> Blocked | Whole:
     blocked = [leader([x]) for x in (lhs, rhs) if isinstance(x, Blocked)]
     if not blocked:
         raise Declined("")
+    if len(blocked) == 2:
+        lhs, rhs = blocked = _of_one_batch(context, op, *blocked)
     if len(blocked) == 2 and _alike(op, *blocked):
         return _per_pixel(op, *blocked)
     if len(blocked) == 2 and sums_pixels(op, *blocked):
         return sum_pixels(context, op, *blocked)
     return against_all(context, op, lhs, rhs)
+
+
+def _of_one_batch(context, op, lhs: Blocked, rhs: Blocked) -> list[Blocked]:
+    """The operands with the axes of streams where the batch has both, if there is one stream."""
+    pairs = list(zip(*op.params["dimension_numbers"][1], strict=True))
+    if (lhs.stream, rhs.stream) in pairs:
+        return [lhs, rhs]
+    for a, b in pairs:
+        moved = with_stream(context, lhs, a), with_stream(context, rhs, b)
+        if (moved[0].stream, moved[1].stream) == (a, b):
+            return list(moved)
+    return [lhs, rhs]
 
 
 def _alike(op, lhs: Blocked, rhs: Blocked) -> bool:

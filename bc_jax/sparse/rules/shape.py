@@ -1,14 +1,13 @@
 """Operations that move or reshape axes, and padding."""
 
 import math
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bc_jax.sparse.borders import Border
-from bc_jax.sparse.rules.elementwise import leader
+from bc_jax.sparse.rules.elementwise import leader, with_stream
 from bc_jax.sparse.rules.registry import rule
 from bc_jax.sparse.values import NO_PAD, Blocked, Declined, plain, varies
 from bc_jax.sparse.windows import fill
@@ -72,22 +71,15 @@ def reshape(context, op, x):
     if op.params.get("dimensions") is not None:
         raise Declined("reshapes in another order")
     after, declined = tuple(op.params["new_sizes"]), []
-    for image in (x, *([] if cut else _with_another_stream(context, x))):
+    for axis in (x.stream, *x.rest):
+        image = with_stream(context, x, axis)
+        if image is x and axis != x.stream:
+            continue
         try:
             return _to_shape(context, image, after, cut)
         except Declined as why:
             declined.append(why)
     raise declined[0]
-
-
-def _with_another_stream(context, x: Blocked) -> Iterator[Blocked]:
-    """The same, where there is one stream, whose axis can be any that is as long."""
-    shape = context.shape(x)
-    for axis in x.rest if shape[x.stream] == 1 else ():
-        if shape[axis] == 1:
-            axes = (axis, *x.axes[1:])
-            rest = [size for a, size in enumerate(shape) if a not in axes]
-            yield x.new(x.tiles.reshape(*x.tiles.shape[:3], *rest), axes)
 
 
 def _to_shape(context, x: Blocked, after: tuple[int, ...], cut: bool) -> Blocked:
