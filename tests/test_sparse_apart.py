@@ -50,6 +50,20 @@ def of_one_product(x):
     return x + mixed.swapaxes(2, 3).reshape(x.shape)
 
 
+def to_fewer_keys(x, count=2):
+    # Keys from a part of what one layer made, of each 2 x 2 pixels, as SegFormer's.
+    few = x.reshape(*x.shape[:2], H // 2, 2, W // 2, 2).mean(axis=(3, 5)).reshape(len(x), C, -1)
+    both = few.swapaxes(1, 2) @ np.concatenate([MATRIX, -MATRIX], axis=1)
+    both = both.reshape(len(x), -1, 2, count, C // count).transpose(2, 0, 3, 1, 4)
+    key, value = both[0], both[1]
+    scores = matmul(heads(x, count), key.swapaxes(2, 3)) / 2
+    return x + matmul(jax.nn.softmax(scores, axis=-1), value).swapaxes(2, 3).reshape(x.shape)
+
+
+def one_head_to_fewer_keys(x):
+    return to_fewer_keys(x, count=1)
+
+
 def joined_scores(x):
     # Streams and heads are one from the first product to the last, softmax and a mask between.
     query, key = (heads(y, 2).reshape(-1, H * W, C // 2) for y in (x, jnp.tanh(x)))
@@ -122,7 +136,8 @@ def joined_dense(x):
 
 
 ON_BLOCKS = [
-    attention, one_head, of_one_product, joined_scores, channels_by_channels, windows_with_heads,
+    attention, one_head, of_one_product, to_fewer_keys, one_head_to_fewer_keys, joined_scores,
+    channels_by_channels, windows_with_heads,
     places_as_a_batch, group_norm, layer_norm, norm_twice, joined_dense,
 ]  # fmt: skip
 

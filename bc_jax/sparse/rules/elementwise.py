@@ -29,11 +29,12 @@ def leader(operands) -> Blocked:
 def with_stream(context, x: Blocked, axis: int) -> Blocked:
     """The same, where there is one stream, whose axis can be any that is as long: that one."""
     shape, axes = context.shape(x), (axis, *x.axes[1:])
-    if axis in x.axes or shape[axis] != 1 or shape[x.stream] != 1 or x.batched:
+    alone = shape[axis] == shape[x.stream] == 1 and not x.batched
+    if axis in x.axes or not alone or x.pad != NO_PAD:
         return x
     rest = [size for a, size in enumerate(shape) if a not in axes]
-    tiles = x.tiles.reshape(*x.tiles.shape[:3], *rest)
-    return x if x.pad != NO_PAD else x.new(tiles, axes)
+    tiles, dense = (t if t is None else t.reshape(*t.shape[:3], *rest) for t in (x.tiles, x.dense))
+    return x.new(tiles, axes).same(key=f"{x.key}_stream_{axis}", dense=dense, fresh=x.fresh)
 
 
 @rule(*NAMES)
