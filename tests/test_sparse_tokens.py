@@ -95,6 +95,15 @@ def registers(p, x):  # behind the pixels' tokens, and dropped after one layer
     return x[:, :-4]
 
 
+def turned_by_place(p, x):  # as DINOv3, whose class token and registers are not turned
+    four = jnp.broadcast_to(p["place"][:, :4], (x.shape[0], 4, C))
+    x = jnp.concatenate([with_class(p, x)[:, :1], four, x], axis=1)
+    others, own = jnp.split(x, [5], axis=1)
+    turned = jnp.concatenate([others, own * p["place"]], axis=1)
+    x += jax.nn.softmax(turned @ turned.swapaxes(1, 2)) @ x
+    return x[:, 5:], x[:, 0], x[:, 1:5], jnp.exp(x)[:, 3:]
+
+
 def windows(p, x):  # attention within windows of 2 x 2
     x = x.reshape(-1, H // 2, 2, W // 2, 2, C).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(-1, H // 2, W // 2, 4, C)
@@ -154,6 +163,7 @@ ON_BLOCKS = {
     "class_token": lambda p, x: with_class(p, x)[:, 1:],
     "vision_transformer": vision_transformer,
     "registers": registers,
+    "turned_by_place": turned_by_place,
     "more_and_more": more_and_more,
     "class_and_heads": lambda p, x: jnp.tanh(
         with_class(p, x).reshape(-1, 1 + H * W, 2, C // 2).transpose(0, 2, 1, 3)

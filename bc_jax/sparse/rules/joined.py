@@ -32,19 +32,31 @@ def join(context, operands, axis: int) -> Joined:
     Raises:
         Declined: where several operands have pixels.
     """
-    parts, sizes = [], []
+    parts = []
     for x in operands:
-        if isinstance(x, Joined):
-            parts += x.parts
-            sizes += x.sizes
-        else:
-            shape = _shape(context, x)
-            known = isinstance(x, Blocked | Whole)
-            parts.append(x if known else Whole(x, shape, varies=False))
-            sizes.append(shape[axis])
-    if sum(isinstance(x, Blocked) for x in parts) != 1:
+        known = isinstance(x, Joined | Blocked | Whole)
+        parts += x.parts if isinstance(x, Joined) else [x if known else _whole(x, varies=False)]
+    places = [i for i, x in enumerate(parts) if isinstance(x, Blocked)]
+    if len(places) != 1:
         raise Declined("joins pixels' tokens to one another")
-    return Joined(tuple(parts), axis, tuple(sizes))
+    (at,) = places
+    before, after = _together(parts[:at], axis), _together(parts[at + 1 :], axis)
+    return _joined(context, [*before, parts[at], *after], axis)
+
+
+def _together(parts: list[Whole], axis: int) -> list[Whole]:
+    """Other tokens on one side of the pixels', as one part, however a network has joined them."""
+    if len(parts) < 2:
+        return parts
+    return [_whole(jnp.concatenate(list(map(plain, parts)), axis), any(x.varies for x in parts))]
+
+
+def _whole(array, varies: bool) -> Whole:
+    return Whole(array, tuple(np.shape(array)), varies)
+
+
+def _joined(context, parts: list, axis: int) -> Joined:
+    return Joined(tuple(parts), axis, tuple(_shape(context, x)[axis] for x in parts))
 
 
 def run_joined(context, op, operands: list, run: Callable) -> list:
@@ -66,6 +78,9 @@ def run_joined(context, op, operands: list, run: Callable) -> list:
         return [join(context, operands, first.axis)]
     if op.name in _SLICES and (chosen := _chosen(context, op, first)) is not None:
         return [chosen]
+    if op.name == "split" and op.params["axis"] == first.axis:
+        ends = np.cumsum(op.params["sizes"]).tolist()
+        return [_cut(context, first, b, e) for b, e in zip([0, *ends], ends, strict=False)]
     axis, changes = _through(op, first)
     results = []
     for number, size in enumerate(first.sizes):
@@ -81,7 +96,7 @@ def _run(context, op, changes: dict, operands: list, run: Callable) -> list:
         return run(context, part, operands)[0]
     arrays = [plain(x) for x in operands]
     results = pointwise.apply(op, arrays) if op.name in OWN_DERIVATIVE else part.bind(*arrays)
-    return [Whole(x, tuple(x.shape)) for x in results]
+    return [_whole(x, varies=True) for x in results]
 
 
 def _shape(context, x) -> tuple[int, ...]:
@@ -153,23 +168,33 @@ def _through(op, x: Joined) -> tuple[int, Callable[[int], dict]]:
 
 
 def _chosen(context, op, x: Joined):
-    """Some of the parts, each as it is; None where an operation slices another axis."""
+    """Some of the tokens; None where an operation slices another axis."""
     begin, end = _range(context, op, x.axis)
-    edges = [sum(x.sizes[:i]) for i in range(len(x.sizes) + 1)]
-    others = [a for a in range(len(op.in_shapes[0])) if a != x.axis]
-    if (begin, end) == (0, edges[-1]):
+    if (begin, end) == (0, sum(x.sizes)):
         return None
-    apart = all(_range(context, op, a) == (0, op.in_shapes[0][a]) for a in others)
-    if not apart or begin not in edges or end not in edges:
+    others = [a for a in range(len(op.in_shapes[0])) if a != x.axis]
+    if not all(_range(context, op, a) == (0, op.in_shapes[0][a]) for a in others):
         raise Declined("cuts a part out along space")
-    chosen = slice(edges.index(begin), edges.index(end))
-    parts, sizes = x.parts[chosen], x.sizes[chosen]
-    if len(parts) == 1:
-        return parts[0]
-    if any(isinstance(part, Blocked) for part in parts):
-        return Joined(parts, x.axis, sizes)
-    array = jnp.concatenate([plain(part) for part in parts], x.axis)
-    return Whole(array, tuple(array.shape))
+    return _cut(context, x, begin, end)
+
+
+def _cut(context, x: Joined, begin: int, end: int):
+    """The tokens from one to another: all of the pixels' or none of them."""
+    parts = []
+    for part, last in zip(x.parts, np.cumsum(x.sizes).tolist(), strict=True):
+        size = _shape(context, part)[x.axis]
+        low, high = (min(max(at - last + size, 0), size) for at in (begin, end))
+        if low == high:
+            continue
+        if (low, high) != (0, size):
+            if isinstance(part, Blocked):
+                raise Declined("cuts a part out along space")
+            kept = jax.lax.slice_in_dim(plain(part), low, high, axis=x.axis)
+            part = _whole(kept, part.varies)
+        parts.append(part)
+    if not parts:
+        raise Declined("keeps no tokens")
+    return parts[0] if len(parts) == 1 else _joined(context, parts, x.axis)
 
 
 def _range(context, op, axis: int) -> tuple[int, int]:
