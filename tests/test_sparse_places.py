@@ -43,6 +43,12 @@ def shifted_windows(x):
     return x + jnp.roll(y, (2, 2), (1, 2))
 
 
+def parts_as_a_batch(x):
+    y = x.reshape(*x.shape[:3], 2, C // 2).transpose(0, 3, 1, 2, 4).reshape(-1, H, W, C // 2)
+    y = jax.nn.relu(y @ MATRIX[: C // 2])[:, :, :, ::-1]
+    return x + y.reshape(-1, 2, H, W, C).sum(axis=1)
+
+
 def mirrored_by_index(x):
     return x + jnp.take(layer(jnp.take(x, MIRROR, axis=2)), MIRROR, axis=2)
 
@@ -252,7 +258,7 @@ def one_block(network, frame_shape=(2, H, W, C), place=(0, 2)):
 @pytest.mark.parametrize(
     "network",
     [
-        rolled, rolled_far, shifted_windows, mirrored_by_index, halves_exchanged,
+        rolled, rolled_far, shifted_windows, parts_as_a_batch, mirrored_by_index, halves_exchanged,
         windows_across_blocks, grid_attention, frequencies, sorted_rows,
     ],
 )  # fmt: skip

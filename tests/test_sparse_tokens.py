@@ -58,6 +58,48 @@ def attend_pixels(p, x):
     return jnp.einsum("nhwxy,nxyc->nhwc", scores, x)
 
 
+def heads_as_a_batch(p, x):  # streams and heads are one axis
+    q, k, v = (y.reshape(-1, H * W, 2, 3).swapaxes(1, 2).reshape(-1, H * W, 3) for y in
+               (x, jnp.tanh(x), x[..., ::-1]))  # fmt: skip
+    scores = jax.nn.softmax((q / 2) @ k.swapaxes(1, 2) + p["mix"][None], axis=-1)
+    mixed = jnp.concatenate([scores @ v, q], axis=-1)[:, :, 1:5].astype(jnp.float32)
+    gates = jax.nn.relu(jnp.broadcast_to(mixed.max(axis=2)[:, :, None], mixed.shape))
+    x = (mixed + gates).reshape(-1, 2, H * W, 4).swapaxes(1, 2).reshape(*x.shape[:2], 8)
+    return x @ p["stem"].reshape(-1, C)[:8]
+
+
+def tokens_first(p, x):  # as PyTorch's own attention
+    y = x.swapaxes(0, 1)
+    q, k = (
+        (y @ (s * p["dense"])).reshape(H * W, len(x) * 2, 2).transpose(1, 0, 2) for s in (1, -1)
+    )
+    mixed = jax.nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k), axis=-1) @ k
+    return mixed.transpose(1, 0, 2).reshape(H * W, len(x), 4).swapaxes(0, 1)
+
+
+def class_and_heads_as_a_batch(p, x):
+    x = with_class(p, x)
+    heads = x.reshape(*x.shape[:2], 2, 3).swapaxes(1, 2).reshape(-1, x.shape[1], 3)
+    mixed = jax.nn.softmax(heads @ heads.swapaxes(1, 2), axis=-1) @ heads
+    x = mixed.reshape(-1, 2, x.shape[1], 3).swapaxes(1, 2).reshape(x.shape)
+    return x[:, 1:], x[:, 0]
+
+
+def heads_of_few_keys(p, x):
+    query = x.reshape(-1, H * W, 2, 3).swapaxes(1, 2).reshape(-1, H * W, 3)
+    image = x.reshape(-1, H, W, C).reshape(-1, H // 2, 2, W // 2, 2, C)
+    few = image.mean(axis=(2, 4)).reshape(len(x), -1, 2, 3)
+    few = few.swapaxes(1, 2).reshape(len(query), -1, 3)
+    mixed = jax.nn.softmax(query @ few.swapaxes(1, 2), axis=-1) @ few
+    return mixed.reshape(-1, 2, H * W, 3).swapaxes(1, 2).reshape(x.shape)
+
+
+def relative_places(p, x):  # scores meet rows' and columns' own numbers
+    scores = jnp.einsum("nqc,nkc->nqk", x, x).reshape(-1, H, W, H, W)
+    scores += p["mix"][:H, :H][None, :, None, :, None] + p["mix"][:W, :W][None, None, :, None]
+    return jax.nn.softmax(scores.reshape(-1, H * W, H * W), axis=-1) @ x
+
+
 def by_covariance(p, x):
     return x @ jnp.einsum("ntc,ntd->ncd", x, x) / 9
 
@@ -129,6 +171,11 @@ def each_way(p, x):  # the same scores normalised over keys and over queries, as
     return forth + jax.nn.softmax(scores, axis=2) @ other
 
 
+def both_in_one(p, x):
+    scores = jnp.exp(jnp.einsum("nqc,nkc->nqk", x, x).reshape(len(x), -1) / 9)
+    return x / scores.sum(axis=1)[:, None, None]
+
+
 def weighted(p, x):  # tokens' own products, pixel by pixel
     pairs = jnp.einsum("ntc,ntd->ntcd", x, jnp.tanh(x))
     return jnp.einsum("ntcd,ntd->ntc", pairs, x)
@@ -154,6 +201,11 @@ ON_BLOCKS = {
     "a_convolution_of_one": lambda p, x: lax.conv_general_dilated(
         x, p["dense"][None], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NCW")
     ),
+    "heads_as_a_batch": heads_as_a_batch,
+    "tokens_first": tokens_first,
+    "class_and_heads_as_a_batch": class_and_heads_as_a_batch,
+    "heads_of_few_keys": heads_of_few_keys,
+    "relative_places": relative_places,
     "windows": windows,
     "windows_as_a_batch": windows_as_a_batch,
     "weighted": weighted,
@@ -193,6 +245,10 @@ WHOLE = {
     "by_large_covariance": lambda p, x: by_covariance(p, jnp.tile(x, 3)),
     "both": lambda p, x: jax.nn.softmax(jnp.einsum("nqc,nkc->nqk", x, x), axis=(1, 2)) @ x,
     "each_way": each_way,
+    "both_in_one": both_in_one,
+    "streams_by_heads": lambda p, x: jnp.cumsum(
+        x.reshape(-1, H * W, 2, 3).swapaxes(1, 2).reshape(-1, H * W, 3), axis=0
+    ).reshape(-1, 2, H * W, 3)[:, 0],
     "scores": lambda p, x: jnp.einsum("nqc,nkc->nqk", x, x),
 }
 

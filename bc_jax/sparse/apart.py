@@ -103,8 +103,13 @@ class _Walk:
             for of, aval in zip(parts, op.out_avals, strict=True)
         )
         shapes, results = tuple(map(self.shape, operands)), self.draft.numbers(avals)
-        twin = Op(
-            op.primitive, tuple(operands), results, op.params | params, shapes, avals, op.layer
+        twin = dataclasses.replace(
+            op,
+            inputs=tuple(operands),
+            outputs=results,
+            params=op.params | params,
+            in_shapes=shapes,
+            out_avals=avals,
         )
         self.draft.ops.append(twin)
         for number, result, of, aval in zip(op.outputs, results, parts, op.out_avals, strict=True):

@@ -329,8 +329,7 @@ def _walk(program: Program, shapes, frame_shape, grid_shape):
         context = Context(blocks, program, plan, None)
         image = Blocked(split(frames, blocks), (0, 1, 2), key="frames", dense=frames)
         results = interpret(context, [*params, image], records)
-        arrays = [_output(context, r) for r in results]
-        return jax.tree.unflatten(program.out_tree, arrays)
+        return jax.tree.unflatten(program.out_tree, [_output(context, r) for r in results])
 
     return plan, records, jax.eval_shape(walk, shapes, frame_shape)
 

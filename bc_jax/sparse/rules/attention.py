@@ -5,7 +5,8 @@ block looks at all of it: at the new of what is executed, and at the kept of the
 what is made of them cost what the executed blocks cost.
 """
 
-from collections.abc import Sequence
+import itertools
+import math
 
 import jax.numpy as jnp
 
@@ -78,37 +79,50 @@ def _shared(op, side: int, operands) -> set[int]:
 
 def _summed(program, value: int) -> set[int]:
     """The axes that the next operations which sum a value up, as a softmax does, sum over."""
-    seen, found = {value: tuple(range(len(program.avals[value].shape)))}, [value]
-    summed: set[int] = set()
+    seen = {value: [{a} for a in range(len(program.avals[value].shape))]}
+    found, summed = [value], set()
     while found:
         value = found.pop(0)
-        order, shape = seen[value], program.avals[value].shape  # its axes as the product has them
+        of, shape = seen[value], program.avals[value].shape  # the product's axes in each of its own
         for reader in program.readers[value]:
+            axes: tuple[int, ...] = ()
             if reader.name in ("reduce_max", "reduce_sum"):
-                summed |= {order[a] for a in reader.params["axes"]}
+                axes = reader.params["axes"]
+            elif reader.name == "dot_general":
+                axes = reader.params["dimension_numbers"][0][reader.inputs[0] != value]
+            if axes or reader.name == "dot_general":
+                summed.update(*(of[a] for a in axes))
                 continue
-            if reader.name == "dot_general":
-                contract = reader.params["dimension_numbers"][0]
-                summed |= {order[a] for a in contract[reader.inputs[0] != value]}
-                continue
-            turned: Sequence[int] = range(len(shape))
+            turned = range(len(shape))
             if reader.name == "transpose":
                 turned = reader.params["permutation"]
             for result in reader.outputs:
-                after = program.avals[result].shape
-                if reader.name in ("reshape", "squeeze", "broadcast_in_dim"):
-                    turned = _beside_ones(shape, after)
-                alike = after == tuple(shape[a] if a >= 0 else 1 for a in turned)
-                if result not in seen and (alike or reader.name == "concatenate"):
+                after = tuple(program.avals[result].shape)
+                alike = after == tuple(shape[a] for a in turned)
+                reshaped = reader.name in _RESHAPES and math.prod(after) == math.prod(shape)
+                if result not in seen and (alike or reshaped or reader.name == "concatenate"):
                     found.append(result)
-                    seen[result] = tuple(order[a] if a >= 0 else -1 for a in turned)
+                    seen[result] = [of[a] for a in turned]
+                    if reshaped and not alike:
+                        seen[result] = _reshaped(of, shape, after)
     return summed
 
 
-def _beside_ones(before, after) -> list[int]:
-    """Where a shape has the axes of another, if it differs by axes of size one: -1 for these."""
-    left = [axis for axis, size in enumerate(before) if size > 1]
-    return [left.pop(0) if size > 1 and left else -1 for size in after]
+_RESHAPES = ("reshape", "squeeze", "broadcast_in_dim")
+
+
+def _reshaped(of: list[set[int]], before, after) -> list[set[int]]:
+    """Which axes each axis of a new shape has something of, as `of` says of each one before."""
+
+    def strides(shape) -> list[tuple[int, int]]:
+        ahead = [math.prod(shape[:i]) for i in range(len(shape) + 1)]
+        return list(itertools.pairwise(ahead))
+
+    old = list(zip(of, strides(before), strict=True))
+    return [
+        set().union(*(names for names, (a, b) in old if max(a, low) < min(b, high)))
+        for low, high in strides(after)
+    ]
 
 
 def _product(context, op, kept: int, operands) -> Blocked:

@@ -105,9 +105,8 @@ def _merging(before, after, axes) -> tuple[int, tuple[int, ...]] | None:
         if merged != tuple(range(merged[0], merged[0] + len(merged))):
             continue
         size, ahead = math.prod(before[a] for a in merged), math.prod(before[: merged[0]])
-        # Streams ahead of them keep an axis of their own where the new shape has one for them.
-        first = int(len(merged) == 2 and axes[0] < merged[0])
-        at = place_after(after, size, ahead, first=first)
+        # Streams ahead keep an axis of their own where the new shape has one for them.
+        at = place_after(after, size, ahead, first=int(axes[0] < merged[0]))
         if at is not None:
             return at, merged
     return None
