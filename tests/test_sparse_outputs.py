@@ -108,12 +108,21 @@ def test_what_is_reduced_behind_a_window_that_does_not_fit_the_blocks():
 
 
 @pytest.mark.parametrize(
+    "one_image", [lambda x: jnp.tanh(x[0])[None], lambda x: jnp.tanh(x.reshape(x.shape[1:]))[None]]
+)
+def test_one_image_that_is_a_batch_again_stays_in_blocks(one_image):
+    kernel = jax.ShapeDtypeStruct((3, 3, 3, 3), jnp.float32)
+    sparse = bc_jax.blockcopy(lambda kernel, x: zoo.conv(one_image(x), kernel), 32)
+    assert not sparse.explain(kernel, AFTER[:, :32]).fallbacks
+
+
+@pytest.mark.parametrize(
     ("apply", "words"),
     [
         (lambda x: jnp.concatenate([x, x]), ("runs along streams", "one call for each")),
         (lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "wrap"), ("pad with zeros",)),
-        (lambda x: jnp.tanh(x[0])[None], ("drops the axis of streams", "jax.vmap(network")),
-        (lambda x: jnp.tanh(x.reshape(x.shape[1:]))[None], ("jax.vmap(network",)),
+        (lambda x: jnp.sort(x[0])[None], ("drops the axis of streams", "jax.vmap(network")),
+        (lambda x: jnp.sort(x.reshape(x.shape[1:]))[None], ("jax.vmap(network",)),
     ],
     ids=["images in one batch", "padding that wraps around", "one image", "one image, reshaped"],
 )
