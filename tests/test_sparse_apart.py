@@ -74,6 +74,25 @@ def joined_scores(x):
     return x + mixed.reshape(-1, 2, H * W, C // 2).swapaxes(2, 3).reshape(x.shape)
 
 
+def tokens_ahead(x):
+    # As PyTorch's multi-head attention: tokens ahead of streams, made one for dense layers.
+    y = x.reshape(len(x), C, H * W).transpose(2, 0, 1)
+    query, key, value = (
+        (y.reshape(-1, C) @ (sign * MATRIX)).reshape(H * W, len(x) * 2, C // 2).swapaxes(0, 1)
+        for sign in (1, -1, 2)
+    )
+    mixed = jax.nn.softmax(query @ key.swapaxes(1, 2) / 2, axis=-1) @ value
+    y += (mixed.swapaxes(0, 1).reshape(-1, C) @ MATRIX).reshape(y.shape)
+    return y.transpose(1, 2, 0).reshape(x.shape)
+
+
+def joined_with_own_derivative(x):
+    # An activation and a joining of channels between what makes streams and heads one and apart.
+    y = heads(x, 2).reshape(-1, H * W, C // 2)
+    y = jnp.concatenate([jax.nn.relu(y), jax.nn.silu(y[..., ::-1])], axis=-1)[..., 2:6]
+    return y.reshape(-1, 2, H * W, C // 2).swapaxes(2, 3).reshape(x.shape)
+
+
 def channels_by_channels(x):
     query = x.reshape(len(x), 2, C // 2, H * W)
     weights = jax.nn.softmax(matmul(query, jnp.tanh(query).swapaxes(2, 3)) / 9, axis=-1)
@@ -137,7 +156,7 @@ def joined_dense(x):
 
 ON_BLOCKS = [
     attention, one_head, of_one_product, to_fewer_keys, one_head_to_fewer_keys, joined_scores,
-    channels_by_channels, windows_with_heads,
+    tokens_ahead, joined_with_own_derivative, channels_by_channels, windows_with_heads,
     places_as_a_batch, group_norm, layer_norm, norm_twice, joined_dense,
 ]  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Operations that move or reshape axes, and padding."""
 
+import itertools
 import math
 
 import jax
@@ -89,26 +90,31 @@ def _to_shape(context, x: Blocked, after: tuple[int, ...], cut: bool) -> Blocked
         merging = None if cut else _merging(context.shape(x), after, x.axes)
         if merging is None:
             raise
-    at, axes = merging
-    apart = (*after[:at], *(context.shape(x)[a] for a in axes), *after[at + 1 :])
+    at, sizes = merging
+    apart = (*after[:at], *sizes, *after[at + 1 :])
     result = _reshape(context, x, apart)
     n, *space = result.axes
-    if (n, *space)[-len(axes) :] != tuple(range(at, at + len(axes))):
+    if (n, *space)[-len(sizes) :] != tuple(range(at, at + len(sizes))):
         raise Declined("merges an axis of space into another")
-    n = at if len(axes) == 3 else n - (n > at)
+    n = at if len(sizes) == 3 else n - (n > at)
     return result.same(axes=(n, at, at))
 
 
 def _merging(before, after, axes) -> tuple[int, tuple[int, ...]] | None:
-    """Where rows and columns, or streams too, become one axis, and those axes; None if nowhere."""
+    """Where rows and columns, or streams too, become one axis, and their sizes; None if nowhere.
+
+    Each has with it what is between it and the next, as windows' own rows.
+    """
     for merged in (axes[1:], axes):
-        if merged != tuple(range(merged[0], merged[0] + len(merged))):
+        if list(merged) != sorted(merged):
             continue
-        size, ahead = math.prod(before[a] for a in merged), math.prod(before[: merged[0]])
-        # Streams ahead keep an axis of their own where the new shape has one for them.
-        at = place_after(after, size, ahead, first=int(axes[0] < merged[0]))
-        if at is not None:
-            return at, merged
+        ahead = math.prod(before[: merged[0]])
+        for end in range(merged[-1] + 1, len(before) + 1):
+            sizes = tuple(math.prod(before[a:b]) for a, b in itertools.pairwise((*merged, end)))
+            # Streams ahead keep an axis of their own where the new shape has one for them.
+            at = place_after(after, math.prod(sizes), ahead, first=int(axes[0] < merged[0]))
+            if at is not None:
+                return at, sizes
     return None
 
 
