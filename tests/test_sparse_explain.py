@@ -183,6 +183,21 @@ def test_tiles_that_are_too_small_are_told_with_the_block_that_is_not():
     assert report_of(strided, KERNELS, block=32).advice() == ()
 
 
+def test_windows_that_do_not_divide_a_tile_are_told_with_the_block_that_they_divide():
+    def windows(p, x):
+        x = zoo.conv(x, p[0], 2)
+        n, h, w, c = x.shape
+        y = x.reshape(n, h // 8, 8, w // 8, 8, c).transpose(0, 1, 3, 2, 4, 5)
+        y = y.reshape(n, h // 8, w // 8, 64, c)
+        y = ((y - y.mean(axis=3, keepdims=True)) @ p[2][0, 0]).reshape(n, h // 8, w // 8, 8, 8, 4)
+        return y.transpose(0, 1, 3, 2, 4, 5).reshape(n, h, w, 4)
+
+    report = report_of(windows, KERNELS, block=8, size=(64, 96))
+    (line,) = [each for each in report.advice() if "to be dense" in each]
+    assert "blocks of 16x16 would not do so" in line
+    assert not report_of(windows, KERNELS, block=16, size=(64, 96)).whole_macs
+
+
 @pytest.mark.parametrize("size", [(64, 64), (256, 256)])
 @pytest.mark.parametrize("block", [8, 16])
 def test_it_is_content_with_the_block_that_it_advises(block, size):

@@ -43,6 +43,8 @@ _REMEDIES = (
     ),
     ("", "move it behind the network, to the outputs"),
 )
+# Reasons that larger blocks may do away with: windows, say, that do not divide a tile.
+_OF_BLOCKS = ("cuts blocks apart", "merges an axis of space")
 
 
 class BlockSparsityWarning(UserWarning):
@@ -82,12 +84,33 @@ def advise_on_fallbacks(report: Findings) -> list[str]:
         which += f" and {len(numbers) - 1} more like it" if len(numbers) > 1 else ""
         which += _in_layers([report.rows[number] for number in numbers])
         remedy = next(remedy for words, remedy in _REMEDIES if words in reason)
+        if (larger := _blocks_without(report, name, reason)) is not None:
+            remedy = f"blocks of {larger} would not do so, being a multiple of the windows there"
         several, share = len(numbers) > 1, percent(cost, report.macs)
         does = f"{'force' if several else 'forces'} {share} of the work to be dense"
         if not share:
             does = "run on the whole frame" if several else "runs on the whole frame"
         said.append(f"{which} {does} ({reason}): {remedy}")
     return said
+
+
+def _blocks_without(report: Findings, name: str, reason: str) -> str | None:
+    """The least blocks with which no such fallback is left; None where frames hold no 2 x 2."""
+    if not any(words in reason for words in _OF_BLOCKS):
+        return None
+    for found in _with_larger(report):
+        left = any((row.name, row.reason) == (name, reason) for row in found.rows)
+        if not left and found.whole_macs * report.macs < report.whole_macs * found.macs:
+            return by(found.block_size)
+    return None
+
+
+def _with_larger(report: Findings) -> Iterator[Findings]:
+    """The findings with blocks of two, four and more times the sides; frames hold 2 x 2 of them."""
+    factor = 1
+    while all(4 * factor <= blocks for blocks in report.grid_shape[1:]):
+        factor *= 2
+        yield report.at(tuple(factor * side for side in report.block_size))
 
 
 def advise_on_blocks(report: Findings) -> Iterator[str]:
@@ -133,9 +156,8 @@ def _small(report: Findings) -> list[Row]:
 def _factor(report: Findings) -> int:
     """How many times larger blocks leave neither; else the most of which frames hold 2 x 2."""
     factor = 1
-    while all(4 * factor <= blocks for blocks in report.grid_shape[1:]):
+    for found in _with_larger(report):
         factor *= 2
-        found = report.at(tuple(factor * side for side in report.block_size))
         if not _wide(found) and not _small(found):
             break
     return factor
