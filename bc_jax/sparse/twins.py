@@ -202,6 +202,12 @@ def _concatenate(walk: Any, op: Op) -> _Twin:
     return None if None in operands else (operands, {"dimension": at}, tuple(parts))
 
 
+def _reverse(walk: Any, op: Op) -> _Twin:
+    value, parts = walk.apart[op.inputs[0]]
+    axes = op.params["dimensions"]
+    return [value], {"dimensions": _places(parts, axes)}, parts
+
+
 def _split(walk: Any, op: Op) -> _Twin:
     value, parts = walk.apart[op.inputs[0]]
     axis = op.params["axis"]
@@ -217,6 +223,7 @@ _RULES = {
     "broadcast_in_dim": _spread,
     "concatenate": _concatenate,
     "dot_general": _product,
+    "rev": _reverse,
     "slice": _slice,
     "split": _split,
     "transpose": _transpose,
