@@ -86,6 +86,18 @@ def tokens_ahead(x):
     return y.transpose(1, 2, 0).reshape(x.shape)
 
 
+def units_with_heads(x):
+    # As Hiera's: pixels of a unit ahead of units, which look at each other; one axis more of size
+    # one, as one stream's.
+    y = x.reshape(-1, C, H // 2, 2, W // 2, 2).transpose(0, 3, 5, 2, 4, 1)[:, :, :, :, :, None]
+    y = y.reshape(len(x), -1, C)
+    both = (y @ np.concatenate([MATRIX, -MATRIX], axis=1)).reshape(len(x), 4, -1, 2, 2, C // 2)
+    query, key = both.transpose(3, 0, 4, 2, 1, 5)
+    mixed = matmul(jax.nn.softmax(matmul(query, key.swapaxes(3, 4)), axis=-1), key)
+    y = mixed.transpose(0, 3, 2, 1, 4).reshape(len(x), 2, 2, H // 2, W // 2, C)
+    return y.transpose(0, 5, 3, 1, 4, 2).reshape(x.shape)
+
+
 def joined_with_own_derivative(x):
     # An activation and a joining of channels between what makes streams and heads one and apart.
     y = heads(x, 2).reshape(-1, H * W, C // 2)
@@ -156,8 +168,8 @@ def joined_dense(x):
 
 ON_BLOCKS = [
     attention, one_head, of_one_product, to_fewer_keys, one_head_to_fewer_keys, joined_scores,
-    tokens_ahead, joined_with_own_derivative, channels_by_channels, windows_with_heads,
-    places_as_a_batch, group_norm, layer_norm, norm_twice, joined_dense,
+    tokens_ahead, units_with_heads, joined_with_own_derivative, channels_by_channels,
+    windows_with_heads, places_as_a_batch, group_norm, layer_norm, norm_twice, joined_dense,
 ]  # fmt: skip
 
 

@@ -59,6 +59,7 @@ class _Walk:
 
     def __init__(self, program: Program):
         self.program = program
+        self._streams = program.avals[program.inputs[-1]].shape[0]
         self.draft = Draft(program.avals)
         self.varying = {program.inputs[-1]}
         self.apart: dict[int, _Apart] = {}
@@ -99,7 +100,7 @@ class _Walk:
         """Other axes for the same elements in the same order: of those that are apart."""
         x, (result,), shape = op.inputs[0], op.outputs, op.out_avals[0].shape
         source, parts = self.apart.get(x) or _Apart(x, alone(op.in_shapes[0]))
-        found = refined(flat(parts), shape)
+        found = self._refined(source, parts, shape)
         if x in self.apart:
             self._alias[result] = result = self._reshaped(source, shape, op.layer)
         else:
@@ -109,10 +110,19 @@ class _Walk:
         if x in self.apart or _joins(found) or self._joins_streams(source, found):
             self.apart[result] = _Apart(self._reshaped(source, flat(found), op.layer), found)
 
+    def _refined(self, source: int | Constant, parts: Parts, shape) -> Parts | None:
+        """The parts of other axes; the axis of one stream goes with what it is made one with."""
+        before = flat(parts)
+        found = refined(before, shape)
+        late = {i: refined(before, shape, i) for i, size in enumerate(before) if size == 1}
+        if self._streams > 1 or all(of == found for of in late.values()):
+            return found
+        n, *space = self._axes_of(source) or (None,)
+        return found if n in space else late.get(n, found)
+
     def _joins_streams(self, source: int | Constant, parts: Parts) -> bool:
         """Whether streams are made one with another axis."""
-        streams = self.program.avals[self.program.inputs[-1]].shape[0]
-        if not any(streams in axis and len(axis) > 1 for axis in parts):
+        if not any(self._streams in axis and len(axis) > 1 for axis in parts):
             return False
         axes = self._axes_of(source)
         if axes is None or axes.count(axes[0]) > 1:

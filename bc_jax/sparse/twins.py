@@ -37,16 +37,24 @@ def _places(parts: Parts, axes: Iterable[int]) -> tuple[int, ...]:
     return tuple(first[axis] + i for axis in axes for i in range(len(parts[axis])))
 
 
-def refined(before: Sequence[int], after: Sequence[int]) -> Parts | None:
+def refined(before: Sequence[int], after: Sequence[int], late: int | None = None) -> Parts | None:
     """The new axes' parts, each of which is in one of the old ones too; None where they cross.
 
-    Old axes of size one are new ones of size one, and what is left of them goes with what is ahead,
-    or with the first part of what is behind, where that is divided, as heads are.
+    Old axes of size one are new ones of size one, and what is left of them goes with what is ahead.
+
+    Args:
+        before: the old shape.
+        after: the new one.
+        late: an old axis that goes with the first part of what is behind, where that is divided, as
+            streams do with heads.
     """
     left, parts = list(before), []
     for number, size in enumerate(after):
         axis, behind = [], after[number + 1 :]
-        while size > 1 or (_ones(left) > _ones(behind) and not _first(behind) < _first(left)):
+        while size > 1 or _ones(left) > _ones(behind):
+            rest = size == 1 < after[number] and len(before) - len(left) == late
+            if rest and _first(behind) < _first(left):
+                break
             part = math.gcd(size, left[0])
             if part not in (size, left[0]):
                 return None
