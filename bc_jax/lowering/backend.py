@@ -80,11 +80,12 @@ def jit(
         return jax.jit(function, compiler_options=chosen, **options)
 
     def suits(*args, **kwargs) -> Callable:
-        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((args, kwargs))):
+        leaves = jax.tree.leaves((args, kwargs))  # once a frame, of hundreds of arrays
+        if any(issubclass(kind, jax.core.Tracer) for kind in {*map(type, leaves)}):
             return within
         if args and isinstance(args[0], prepared):
             return compiled(args[0].half)
-        return compiled(half_of((args, kwargs)) if on_cpu() else None)
+        return compiled(half_of(leaves) if on_cpu() else None)
 
     @functools.wraps(function, updated=())
     def call(*args, **kwargs):

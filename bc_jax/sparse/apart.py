@@ -114,8 +114,10 @@ class _Walk:
         """The parts of other axes; the axis of one stream goes with what it is made one with."""
         before = flat(parts)
         found = refined(before, shape)
+        if self._streams > 1:
+            return found
         late = {i: refined(before, shape, i) for i, size in enumerate(before) if size == 1}
-        if self._streams > 1 or all(of == found for of in late.values()):
+        if all(of == found for of in late.values()):
             return found
         n, *space = self._axes_of(source) or (None,)
         return found if n in space else late.get(n, found)

@@ -231,6 +231,7 @@ class BlockCopy:
     def _report(self, params, frames) -> Report:
         traced = self._trace(params, frames)
 
+        @functools.cache  # asked for by each line of advice
         def at(size: tuple[int, int]) -> Report:
             n, *sides, c = frames.shape
             padded = (-(-side // block) * block for side, block in zip(sides, size, strict=True))
